@@ -1,0 +1,205 @@
+"""The coordinator: says who owns what, makes manifests, keeps the tables tidy, watches the aggregators.
+
+A plain class; `rta.actors.remote` makes it an actor. Everything it knows is in the store: a new one takes a higher
+generation, which fences the old one, and goes on. The work is in parts of its own: `committer` (manifests), `ownership`
+(assignments), `housekeeper` (Delta tables, compaction, retention, sweep, audit, log trimming), `watch` (aggregators).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rta.actors.committer import Committer
+from rta.actors.housekeeper import Housekeeper
+from rta.actors.links import Site
+from rta.actors.messages import AggregatorStatus, Registration
+from rta.actors.ownership import Ownership
+from rta.actors.watch import Watch
+from rta.errors import FencedError, RtaError
+from rta.events.schemas import Datasource
+from rta.log.base import LogAdmin
+from rta.store.catalog import Catalog
+from rta.store.commit import genesis
+from rta.store.manifests import ManifestLog
+from rta.store.model import Manifest, Part
+from rta.store.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
+LOOK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the coordinator reaches beyond the store.
+
+    Args:
+        open_log: Opens a log admin for one thread.
+        ask: Asks an aggregator for its status within some seconds; None when it does not answer.
+        kill: Ends an aggregator's process, so that it is started again.
+        log_stats: The log's own figures, plain JSON.
+        die: Ends this process with a reason.
+    """
+
+    open_log: Callable[[], LogAdmin]
+    ask: Callable[[str, float], AggregatorStatus | None]
+    kill: Callable[[str, int], None]
+    log_stats: Callable[[], dict[str, Any]]
+    die: Callable[[str], None]
+
+
+class Coordinator:
+    """See the module. Public methods may be called from any thread and block."""
+
+    def __init__(self, site: Site, store: ObjectStore, outside: Outside) -> None:
+        self._site = site
+        self._store = store
+        self._outside = outside
+        self._catalog = Catalog(store)
+        self._log = outside.open_log()
+        self._ownership = Ownership(store, site.aggregators)
+        self._committer = Committer(
+            store, self._ownership.generation, on_manifest=self._on_manifest, stand_down=outside.die
+        )
+        self._housekeeper = Housekeeper(store, outside.open_log, site)
+        self._watch = Watch(site, outside.ask, outside.kill)
+        self._datasources: dict[str, Datasource] = {}
+        self._catalog_version = -1
+        self._reconciling = threading.Lock()
+        self._started_ms = _now_ms()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
+
+    def start(self) -> None:
+        self._committer.start()
+        self._housekeeper.start()
+        self._watch.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for part in (self._watch, self._housekeeper, self._committer):
+            part.stop()
+        self._thread.join(timeout=10)
+
+    # -- calls from aggregators --------------------------------------------------------------------------------------
+
+    def register(self, actor: str, pid: int) -> Registration:
+        registration = self._ownership.register(actor)
+        self._watch.registered(actor, pid, registration.generation)
+        return registration
+
+    def offer(self, part: Part) -> int:
+        return self._committer.offer(part)
+
+    # -- calls from the HTTP edge ------------------------------------------------------------------------------------
+
+    def reconcile(self) -> int:
+        """Bring log, manifests and assignment in line with the catalog now; the catalog's version."""
+        with self._reconciling:
+            state = self._catalog.read()
+            if state.version == self._catalog_version:
+                return state.version
+            for datasource in state.datasources.values():
+                self._ensure(datasource)
+            self._datasources = dict(state.datasources)
+            partitions = {d.folder: d.partitions for d in state.datasources.values()}
+            self._ownership.assign(partitions, state.version)
+            self._housekeeper.set_datasources(list(state.datasources.values()), state.dropped)
+            self._catalog_version = state.version
+            return state.version
+
+    def _ensure(self, datasource: Datasource) -> None:
+        """A topic and a first manifest, whichever of them is missing."""
+        manifests = ManifestLog(self._store, datasource.folder)
+        if manifests.newest() is not None:
+            return
+        partitions = self._log.create(datasource.folder, datasource.partitions)
+        first = genesis(datasource, partitions, self._ownership.generation, _now_ms())
+        if not manifests.put(first).done:
+            logger.info("the first manifest of %s was there already", datasource.folder)
+
+    def status(self) -> dict[str, Any]:
+        """All that `/v1/status` shows, plain JSON."""
+        return {
+            "coordinator": {
+                "generation": self._ownership.generation,
+                "started_ms": self._started_ms,
+                "manifests_put": self._committer.manifests_put,
+                "manifest_put_ms": round(self._committer.put_ms_last, 3),
+                "parts_refused": self._committer.parts_refused,
+            },
+            "assignment": self._ownership.number,
+            "actors": self._watch.actors(),
+            "datasources": {d.name: self._datasource_status(d) for d in self._datasources.values()},
+            "log": self._outside.log_stats(),
+            "housekeeping": self._housekeeper.status(),
+        }
+
+    def _datasource_status(self, datasource: Datasource) -> dict[str, Any]:
+        newest = self._committer.newest(datasource.folder)
+        live = self._watch.datasource(datasource.folder, datasource.partitions)
+        marks = [m for m in live["watermarks_ms"].values() if m is not None]
+        return {
+            "folder": datasource.folder,
+            "version": datasource.version,
+            "partitions": datasource.partitions,
+            "manifest": None if newest is None else newest.number,
+            "committed_ms": None if newest is None else newest.created_ms,
+            "events_committed": 0 if newest is None else sum(e.folded - e.buffered for e in newest.partitions),
+            "events_folded": 0 if newest is None else sum(e.folded for e in newest.partitions),
+            "watermark_ms": max(marks, default=None),
+            **live,
+        }
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether every partition of every datasource has an owner that has caught up with the log."""
+        if self._catalog_version < 0:
+            return False, "the coordinator has not read the catalog yet"
+        for datasource in self._datasources.values():
+            live = self._watch.datasource(datasource.folder, datasource.partitions)
+            if live["ownerless"]:
+                return False, f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
+            if live["alarms"]:
+                return False, f"'{datasource.name}' has stopped: {live['alarms'][0]}"
+            if not live["caught_up"]:
+                return False, f"'{datasource.name}' is catching up with the log"
+        return True, ""
+
+    def ledger(self, name: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
+        """The ledger of one datasource, or the sum of all. Raises NotFoundError."""
+        chosen: Mapping[str, Datasource] = self._datasources
+        if name is not None:
+            chosen = {name: self._catalog.get(name)}
+        return self._housekeeper.ledger(list(chosen.values()), time_range_ms)
+
+    def removal(self, folder: str) -> dict[str, Any]:
+        return self._housekeeper.removal(folder)
+
+    # -- own work ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.reconcile()
+            except FencedError as error:
+                self._outside.die(str(error))
+                return
+            except RtaError as error:
+                logger.warning("reconciling with the catalog: %s", error)
+            except Exception as error:
+                logger.exception("reconciling failed")
+                self._outside.die(f"reconciling: {type(error).__name__}: {error}")
+                return
+            self._stop.wait(LOOK_S)
+
+    def _on_manifest(self, manifest: Manifest) -> None:
+        self._housekeeper.notify(manifest.datasource)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

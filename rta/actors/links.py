@@ -1,0 +1,49 @@
+"""What an aggregator asks of its coordinator, and what both are built from. Specs only: they travel to other processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from rta.actors.messages import Registration
+from rta.store.model import Part
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a system lives and how it is tuned: all that an actor needs to open its own connections."""
+
+    store: str
+    log_folder: str
+    log_socket: str
+    run_folder: str
+    partitions: int
+    aggregators: tuple[str, ...]
+    epoch_ms: int
+    epoch_events: int
+    dedup_memory_ids: int
+    query_time_ms: int
+    backlog_bytes_max: int
+    pid: int
+    """The process that holds the system up; everything ends with it."""
+
+    @property
+    def reasons(self) -> Path:
+        """Folder of the last words of processes that ended on an error."""
+        return Path(self.run_folder) / "reasons"
+
+
+class CoordinatorLink(Protocol):
+    """Blocking calls to the coordinator. UnavailableError: it may or may not have done it."""
+
+    def register(self, actor: str, pid: int) -> Registration:
+        """Announce a new life of this aggregator; everything of its older ones is fenced from here on."""
+        ...
+
+    def offer(self, part: Part) -> int:
+        """Ask for the part to be put into a manifest; the manifest's number.
+
+        The number is a hint: the aggregator believes only what it reads in the manifest. Raises PartRefusedError.
+        """
+        ...

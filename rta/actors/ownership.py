@@ -1,0 +1,115 @@
+"""Who owns which partition: the assignment chain, written by the one coordinator that its newest entry names.
+
+Partitions stay where they are when something changes, as far as the loads stay even; an actor that has not registered yet
+still gets its share, because it is about to.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from rta.actors.messages import Registration
+from rta.errors import FencedError
+from rta.store.catalog import Assignments
+from rta.store.model import ActorAssignment, Assignment
+from rta.store.objects import ObjectStore
+
+
+def spread(
+    partitions: Mapping[str, int], actors: Sequence[str], before: Mapping[str, Mapping[str, Sequence[int]]]
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Partitions of each datasource over the actors, evenly, moving as few as possible.
+
+    Args:
+        partitions: Number of partitions by datasource folder.
+        actors: Names of those who take part.
+        before: Actor → folder → partitions, as it was.
+    """
+    result: dict[str, dict[str, tuple[int, ...]]] = {actor: {} for actor in actors}
+    for folder, count in sorted(partitions.items()):
+        kept = {a: [p for p in before.get(a, {}).get(folder, ()) if p < count] for a in actors}
+        most = -(-count // len(actors))
+        owned = {a: ps[:most] for a, ps in kept.items()}
+        free = sorted(set(range(count)) - {p for ps in owned.values() for p in ps})
+        for partition in free:
+            poorest = min(actors, key=lambda a: (len(owned[a]), actors.index(a)))
+            owned[poorest].append(partition)
+        for actor, mine in owned.items():
+            result[actor][folder] = tuple(sorted(mine))
+    return result
+
+
+class Ownership:
+    """Writes assignments; takes the next coordinator generation when it is made."""
+
+    def __init__(self, store: ObjectStore, actors: Sequence[str]) -> None:
+        self._lock = threading.Lock()
+        self._actors = tuple(actors)
+        self._assignments = Assignments(store)
+        self._catalog_version = -1
+        self._current = self._take_over()
+
+    @property
+    def generation(self) -> int:
+        return self._current.coordinator
+
+    @property
+    def number(self) -> int:
+        return self._current.number
+
+    def _take_over(self) -> Assignment:
+        while True:
+            newest = self._assignments.newest()
+            actors = {} if newest is None else dict(newest.actors)
+            assignment = Assignment(
+                number=0 if newest is None else newest.number + 1,
+                coordinator=1 if newest is None else newest.coordinator + 1,
+                actors=actors,
+                created_ms=_now_ms(),
+            )
+            if self._assignments.put(assignment).done:
+                return assignment
+
+    def register(self, actor: str) -> Registration:
+        """A new life of an actor: its generation grows, so that whatever its older lives still do is refused."""
+        with self._lock:
+            known = self._current.actors.get(actor, ActorAssignment(generation=0, partitions={}))
+            renewed = ActorAssignment(generation=known.generation + 1, partitions=known.partitions)
+            self._put({**self._current.actors, actor: renewed})
+            return Registration(generation=renewed.generation, number=self._current.number)
+
+    def assign(self, partitions: Mapping[str, int], catalog_version: int) -> None:
+        """Spread the datasources' partitions; a newer catalog makes a new assignment even when nothing moves."""
+        with self._lock:
+            before = {a: x.partitions for a, x in self._current.actors.items()}
+            shares = spread(partitions, self._actors, before)
+            actors = {
+                a: ActorAssignment(
+                    generation=self._current.actors[a].generation if a in self._current.actors else 0,
+                    partitions=share,
+                )
+                for a, share in shares.items()
+            }
+            if actors != self._current.actors or catalog_version != self._catalog_version:
+                self._put(actors)
+                self._catalog_version = catalog_version
+
+    def _put(self, actors: dict[str, ActorAssignment]) -> None:
+        following = Assignment(
+            number=self._current.number + 1,
+            coordinator=self._current.coordinator,
+            actors=actors,
+            created_ms=_now_ms(),
+        )
+        if not self._assignments.put(following).done:
+            raise FencedError(
+                f"assignment {following.number} was written by somebody else than coordinator {self.generation}",
+                "another coordinator took over; this one stands down",
+            )
+        self._current = following
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,330 @@
+"""The one place where plain classes become Ray actors, and where handles are looked up.
+
+Actors start themselves in their constructor, because Ray restarts them by running it again with the same arguments
+(reference: Ray actor fault tolerance). Everything that crosses is msgspec bytes or Arrow IPC, never a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from rta.actors.links import Site
+from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, Registration, RowsRequest
+from rta.errors import RtaError, UnavailableError
+from rta.store.model import Part
+
+NAMESPACE = "rta"
+COORDINATOR = "coordinator"
+LOG_HOST = "log"
+CALL_S = 25.0
+logger = logging.getLogger(__name__)
+
+_DELTAS = msgspec.msgpack.Decoder(list[HotDelta])
+_CURSORS = msgspec.msgpack.Decoder(dict[str, Cursor | None])
+_REQUESTS = msgspec.msgpack.Decoder(list[RowsRequest])
+_STATUS = msgspec.msgpack.Decoder(AggregatorStatus)
+_PART = msgspec.msgpack.Decoder(Part)
+_REGISTRATION = msgspec.msgpack.Decoder(Registration)
+_encode = msgspec.msgpack.encode
+
+
+def _last_words(site: Site, name: str) -> Callable[[str], None]:
+    """What an actor does when it can't go on: leave the reason for the status, and end, so that Ray starts it again."""
+
+    def die(reason: str) -> None:
+        site.reasons.mkdir(parents=True, exist_ok=True)
+        (site.reasons / f"{name}.txt").write_text(reason)
+        logger.error("%s ends: %s", name, reason)
+        os._exit(1)
+
+    return die
+
+
+def _process(site: Site, name: str) -> None:
+    """Every actor process: a name that people recognise in `ps`, and an end with the process that holds the system up."""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s")
+    threading.Thread(target=_end_with, args=(site.pid,), name="end-with", daemon=True).start()
+
+
+def _end_with(pid: int) -> None:
+    waiting = threading.Event()
+    while not waiting.wait(1.0):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            os._exit(0)
+
+
+@ray.remote(max_restarts=-1, max_concurrency=4, num_cpus=0)
+class LogHost:
+    """Hosts the embedded log's one writer."""
+
+    def __init__(self, site: bytes) -> None:
+        from rta.log.embedded import EmbeddedSettings, LogServer
+
+        self._site = msgspec.msgpack.decode(site, type=Site)
+        _process(self._site, LOG_HOST)
+        settings = EmbeddedSettings(backlog_bytes_max=self._site.backlog_bytes_max, lock_wait_s=10.0)
+        self._server = LogServer(Path(self._site.log_folder), Path(self._site.log_socket), settings)
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        threading.Thread(target=self._run, name="log-server", daemon=True).start()
+        self._ready.wait(60)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._server.start())
+            self._ready.set()
+            self._loop.run_until_complete(self._server.serve_forever())
+        except Exception as error:
+            _last_words(self._site, LOG_HOST)(f"{type(error).__name__}: {error}")
+
+    def ping(self) -> int:
+        return os.getpid()
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(timeout=20)
+
+
+@ray.remote(max_restarts=-1, max_concurrency=32, num_cpus=0)
+class CoordinatorActor:
+    """`rta.actors.coordinator.Coordinator`, reachable."""
+
+    def __init__(self, site: bytes) -> None:
+        from rta.actors.coordinator import Coordinator, Outside
+        from rta.store.objects import open_store
+
+        self._site = msgspec.msgpack.decode(site, type=Site)
+        _process(self._site, COORDINATOR)
+        aggregators = Aggregators(self._site.aggregators)
+        outside = Outside(
+            open_log=lambda: _open_admin(self._site),
+            ask=aggregators.status,
+            kill=aggregators.kill,
+            log_stats=lambda: _log_stats(self._site),
+            die=_last_words(self._site, COORDINATOR),
+        )
+        self._coordinator = Coordinator(self._site, open_store(self._site.store), outside)
+        self._coordinator.start()
+
+    def ping(self) -> int:
+        return os.getpid()
+
+    def register(self, actor: str, pid: int) -> bytes:
+        return _encode(self._coordinator.register(actor, pid))
+
+    def offer(self, part: bytes) -> int:
+        return self._coordinator.offer(_PART.decode(part))
+
+    def reconcile(self) -> int:
+        return self._coordinator.reconcile()
+
+    def status(self) -> dict[str, Any]:
+        return self._coordinator.status()
+
+    def ready(self) -> tuple[bool, str]:
+        return self._coordinator.ready()
+
+    def ledger(self, name: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
+        return self._coordinator.ledger(name, time_range_ms)
+
+    def removal(self, folder: str) -> dict[str, Any]:
+        return self._coordinator.removal(folder)
+
+    def stop(self) -> None:
+        self._coordinator.stop()
+
+
+@ray.remote(max_restarts=-1, max_concurrency=16, num_cpus=0)
+class AggregatorActor:
+    """`rta.actors.aggregator.Aggregator`, reachable."""
+
+    def __init__(self, name: str, site: bytes) -> None:
+        from rta.actors.aggregator import Aggregator
+        from rta.store.objects import open_store
+
+        self._site = msgspec.msgpack.decode(site, type=Site)
+        _process(self._site, name)
+        self._aggregator = Aggregator(
+            name,
+            self._site,
+            open_store(self._site.store),
+            open_reader=lambda: _open_reader(self._site),
+            link=RemoteCoordinator(),
+            die=_last_words(self._site, name),
+        )
+        self._aggregator.start()
+
+    def delta(self, cursors: bytes) -> bytes:
+        return _encode(self._aggregator.delta(_CURSORS.decode(cursors)))
+
+    def rows(self, folder: str, load: str, requests: bytes) -> bytes:
+        return self._aggregator.rows(folder, load, _REQUESTS.decode(requests))
+
+    def status(self) -> bytes:
+        return _encode(self._aggregator.status())
+
+    def stop(self) -> None:
+        self._aggregator.stop()
+
+
+def _open_reader(site: Site) -> Any:
+    from rta.log.embedded import EmbeddedReader
+
+    return EmbeddedReader(Path(site.log_folder), Path(site.log_socket))
+
+
+def _open_admin(site: Site) -> Any:
+    from rta.log.embedded import EmbeddedAdmin
+
+    return EmbeddedAdmin(Path(site.log_socket))
+
+
+def _log_stats(site: Site) -> dict[str, Any]:
+    admin = _open_admin(site)
+    try:
+        stats: dict[str, Any] = msgspec.to_builtins(admin.stats())
+        return {"alive": True, **stats}
+    except RtaError as error:
+        return {"alive": False, "reason": str(error)}
+    finally:
+        admin.close()
+
+
+def call(method: str, *arguments: Any, timeout_s: float = CALL_S) -> Any:
+    """Call the coordinator and wait. Raises its RtaError, or UnavailableError when it does not answer."""
+    return _get(lambda: _handle(COORDINATOR), method, arguments, timeout_s)
+
+
+def _handle(name: str) -> Any:
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        raise UnavailableError(f"actor '{name}' is not there", "it is being started") from None
+
+
+def _get(handle: Callable[[], Any], method: str, arguments: Sequence[Any], timeout_s: float) -> Any:
+    try:
+        return ray.get(getattr(handle(), method).remote(*arguments), timeout=timeout_s)
+    except RayTaskError as error:
+        raise unwrap(error) from error
+    except (RayActorError, GetTimeoutError) as error:
+        raise UnavailableError(f"'{method}' got no answer: {type(error).__name__}", "it is being restarted") from error
+
+
+def unwrap(error: RayTaskError) -> BaseException:
+    """The error that the other side raised, as it raised it."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, RtaError) else error
+
+
+class RemoteCoordinator:
+    """`CoordinatorLink` over Ray."""
+
+    def register(self, actor: str, pid: int) -> Registration:
+        return _REGISTRATION.decode(call("register", actor, pid))
+
+    def offer(self, part: Part) -> int:
+        number: int = call("offer", _encode(part))
+        return number
+
+
+class Aggregators:
+    """The aggregators for the coordinator's watch, blocking."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def status(self, name: str, timeout_s: float) -> AggregatorStatus | None:
+        try:
+            return _STATUS.decode(_get(lambda: _handle(name), "status", (), timeout_s))
+        except UnavailableError:
+            return None
+
+    def kill(self, name: str, pid: int) -> None:
+        """End its process, also a stopped one that hears no call; Ray starts it again."""
+        try:
+            ray.kill(_handle(name), no_restart=False)
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            logger.info("aggregator %s, process %d, is gone already", name, pid)
+        except (UnavailableError, RayError) as error:
+            logger.warning("aggregator %s could not be ended: %s", name, error)
+
+
+class RemotePeers:
+    """`rta.serve.views.Peers` over Ray, for asyncio."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._handles: dict[str, Any] = {}
+
+    def names(self) -> Sequence[str]:
+        return self._names
+
+    async def delta(self, actor: str, cursors: Mapping[str, Cursor | None], timeout_s: float) -> list[HotDelta]:
+        data = await self._ask(actor, "delta", (_encode(dict(cursors)),), timeout_s)
+        return _DELTAS.decode(data)
+
+    async def rows(self, actor: str, folder: str, load: str, requests: Sequence[RowsRequest]) -> bytes:
+        data: bytes = await self._ask(actor, "rows", (folder, load, _encode(list(requests))), CALL_S)
+        return data
+
+    async def _ask(self, actor: str, method: str, arguments: Sequence[Any], timeout_s: float) -> Any:
+        try:
+            handle = self._handles.get(actor)
+            if handle is None:
+                handle = self._handles[actor] = await asyncio.to_thread(_handle, actor)
+            async with asyncio.timeout(timeout_s):
+                return await getattr(handle, method).remote(*arguments)
+        except RayTaskError as error:
+            raise unwrap(error) from error
+        except (RayActorError, TimeoutError) as error:
+            self._handles.pop(actor, None)
+            raise UnavailableError(f"aggregator '{actor}' did not answer: {type(error).__name__}") from error
+
+
+async def call_async(method: str, *arguments: Any, timeout_s: float = CALL_S) -> Any:
+    """`call` for asyncio."""
+    return await asyncio.to_thread(lambda: call(method, *arguments, timeout_s=timeout_s))
+
+
+def start(site: Site) -> None:
+    """Create the actors; they go on by themselves. `ray.init` has been called."""
+    data = _encode(site)
+    _KEEP.append(LogHost.options(name=LOG_HOST, namespace=NAMESPACE).remote(data))
+    _KEEP.append(CoordinatorActor.options(name=COORDINATOR, namespace=NAMESPACE).remote(data))
+    for name in site.aggregators:
+        _KEEP.append(AggregatorActor.options(name=name, namespace=NAMESPACE).remote(name, data))
+
+
+_KEEP: list[Any] = []
+"""Handles of the actors that this process created: they live as long as somebody holds them."""
+
+
+def stop_all(site: Site, flush_s: float) -> None:
+    """End everything in order: aggregators offer their open epochs, then the coordinator, then the log."""
+    stopping = [_handle(name).stop.remote() for name in site.aggregators]
+    ray.wait(stopping, num_returns=len(stopping), timeout=flush_s)
+    for name in (COORDINATOR, LOG_HOST):
+        try:
+            ray.get(_handle(name).stop.remote(), timeout=15)
+        except (UnavailableError, RayError) as error:
+            logger.warning("%s did not stop by itself: %s", name, error)
+    for name in (*site.aggregators, COORDINATOR, LOG_HOST):
+        try:
+            ray.kill(_handle(name), no_restart=True)
+        except (UnavailableError, RayError) as error:
+            logger.info("%s is gone already: %s", name, error)

@@ -1,0 +1,284 @@
+"""One aggregator's share of one datasource: a loop that reads the log, folds, and ends epochs.
+
+Owns the lives of its load: fold, hot segments, commit queue. When a part is refused, or a manifest holds anything but our
+own part, the whole load is thrown away and the newest manifest is loaded (protocol.md, rule 6): `from` never moves by
+itself. A gap in the log stops the share with an alarm; anything unexpected ends the process, which starts again from the
+manifest.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from rta.actors.commit_queue import CommitQueue, EpochEnded, Listener
+from rta.actors.links import CoordinatorLink, Site
+from rta.actors.load import Load, LoadSpec, id_run, load_newest
+from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
+from rta.actors.segments import HotSegments
+from rta.errors import LogGapError, NotFoundError, RtaError
+from rta.events.batch import encode, read
+from rta.log.base import LogReader, Record
+from rta.store import layout
+from rta.store.objects import ObjectStore
+from rta.store.runs import write_runs
+from rta.stream.fold import Fold
+from rta.stream.model import BatchArrived
+from rta.stream.rollups import merge_partials
+
+logger = logging.getLogger(__name__)
+FETCH_BYTES = 8 << 20
+WAIT_MS = 250
+STEP_S_MIN = 0.005
+"""Least time between two folds: small arrivals gather, so that a fold's fixed cost is paid at most 200 times a second."""
+CHUNKS_MAX = 4096
+RELOADS_KEPT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a shard works with; the reader is its own."""
+
+    store: ObjectStore
+    reader: LogReader
+    link: CoordinatorLink
+    die: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """One load and what grew out of it."""
+
+    name: str
+    load: Load
+    segments: HotSegments
+    queue: CommitQueue
+
+
+class Shard:
+    """Runs in a thread of its own between `start` and `stop`; the questions may be asked from any thread."""
+
+    def __init__(self, spec: LoadSpec, site: Site, ports: Ports, first_epoch: int = 0) -> None:
+        self.spec = spec
+        self._site = site
+        self._ports = ports
+        self._stop = threading.Event()
+        self._reload_reason: str | None = None
+        self._lives = 0
+        self.next_epoch = first_epoch
+        self.reloads: list[str] = []
+        self.alarm: str | None = None
+        self._life: _Life | None = None
+        self._log_ends: dict[int, int] = {}
+        self._caught_up = False
+        self._events = 0
+        self._duplicates = 0
+        self._behind_since_ms: int | None = None
+        self._thread = threading.Thread(target=self._run, name=f"shard-{spec.datasource.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, flush_s: float = 0.0) -> None:
+        """End the loop. With `flush_s` the open epoch is ended and offered first, for at most that long."""
+        self._stop.set()
+        self._thread.join(timeout=30)
+        life = self._life
+        if life is not None:
+            if flush_s and self.alarm is None and not self._thread.is_alive():
+                self._end_epoch(life)
+                life.queue.drain(flush_s)
+            life.queue.stop()
+        self._ports.reader.close()
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._live(self._begin())
+            except LogGapError as error:
+                self.alarm = str(error)
+                logger.error("%s stopped: %s", self.spec.datasource.name, error)
+                return
+            except RtaError as error:
+                if error.retry_after_s is None:
+                    self._die(error)
+                    return
+                self._note(str(error))
+                self._stop.wait(0.25)
+            except BaseException as error:  # noqa: BLE001 - a polars panic is no Exception; the process starts again
+                self._die(error)
+                return
+
+    def _begin(self) -> _Life:
+        if self._life is not None:
+            self._life.queue.stop()
+        self._reload_reason = None
+        load = load_newest(self._ports.store, self.spec, self._ports.reader, self._site)
+        self._lives += 1
+        listener = Listener(lost=self._lost, committed=self._committed, failed=self._die)
+        life = _Life(
+            name=f"{self.spec.actor}.{self.spec.generation}.{self._lives}",
+            load=load,
+            segments=HotSegments(load.offsets, self._merge, self.next_epoch),
+            queue=CommitQueue(load, self.spec, self._ports.store, self._ports.link, listener),
+        )
+        self._log_ends = self._ends()
+        self._caught_up = self._at_end(load.offsets)
+        self._life = life
+        return life
+
+    def _live(self, life: _Life) -> None:
+        """Until the load is thrown away or the shard stops."""
+        offsets = dict(life.load.offsets)
+        epoch_began = time.monotonic()
+        while not self._stop.is_set() and self._reload_reason is None:
+            began = time.monotonic()
+            records = self._next_records(offsets)
+            if records:
+                self._fold(life, records)
+                offsets.update({r.partition: r.offset + 1 for r in records})
+                self._stop.wait(max(0.0, STEP_S_MIN - (time.monotonic() - began)))
+            if not life.segments.open.chunks:
+                epoch_began = time.monotonic()
+            elif self._due(life, time.monotonic() - epoch_began):
+                self._end_epoch(life)
+        if self._reload_reason is not None:
+            self._note(self._reload_reason)
+
+    def _merge(self, rollup: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        datasource = self.spec.datasource
+        spec = datasource.rollup(rollup)
+        if spec is None:
+            raise NotFoundError(f"datasource '{datasource.name}' has no rollup '{rollup}'")
+        return merge_partials(frames, spec, datasource)
+
+    def _next_records(self, offsets: dict[int, int]) -> list[Record]:
+        topic = self.spec.datasource.folder
+        reader = self._ports.reader
+        records = reader.fetch(topic, offsets, FETCH_BYTES)
+        if not records:
+            self._behind_since_ms = None
+            self._caught_up = True
+            if reader.wait(topic, offsets, WAIT_MS):
+                records = reader.fetch(topic, offsets, FETCH_BYTES)
+        if records:
+            self._behind_since_ms = min(r.append_time_ms for r in records)
+        return records
+
+    def _fold(self, life: _Life, records: Sequence[Record]) -> None:
+        datasource = self.spec.datasource
+        batches = [
+            BatchArrived(
+                partition=r.partition,
+                offset=r.offset,
+                append_time_ms=r.append_time_ms,
+                events=r.header.events,
+                id_sum=r.header.id_sum,
+                rows=read(r.payload, datasource),
+            )
+            for r in records
+        ]
+        increment = life.load.fold.fold(batches)
+        life.segments.append(increment)
+        self._events += increment.rows.num_rows
+        self._duplicates += increment.duplicates
+
+    def _due(self, life: _Life, age_s: float) -> bool:
+        fold: Fold = life.load.fold
+        full = fold.events_in_epoch >= self._site.epoch_events or len(life.segments.open.chunks) >= CHUNKS_MAX
+        return full or age_s * 1000 >= self._site.epoch_ms
+
+    def _end_epoch(self, life: _Life) -> None:
+        if not life.segments.open.chunks:
+            return
+        cut = life.load.fold.cut()
+        epoch = life.segments.close_epoch()
+        self.next_epoch = epoch + 1
+        store, folder = self._ports.store, self.spec.datasource.folder
+        path = layout.run_path(self.spec.actor, self.spec.generation, epoch)
+        runs = write_runs(store, folder, path, cut.run_writes)
+        life.load.fold.runs_written([id_run(store, folder, ref) for ref in runs])
+        life.queue.put(EpochEnded(epoch, cut, runs), lambda: self._reload_reason is not None)
+        life.segments.forget(_now_ms(), 2 * self._site.query_time_ms)
+        self._log_ends = self._ends()
+
+    def _ends(self) -> dict[int, int]:
+        states = self._ports.reader.partitions(self.spec.datasource.folder)
+        return {p: states[p].end for p in self.spec.partitions if p in states}
+
+    def _at_end(self, offsets: dict[int, int]) -> bool:
+        return all(offset >= self._log_ends.get(p, 0) for p, offset in offsets.items())
+
+    # -- what the commit queue says ----------------------------------------------------------------------------------
+
+    def _lost(self, reason: str) -> None:
+        self._reload_reason = reason
+
+    def _committed(self, epoch: int) -> None:
+        if self._life is not None:
+            self._life.segments.committed(epoch, _now_ms())
+
+    def _die(self, error: BaseException) -> None:
+        logger.error("%s of %s failed", self.spec.actor, self.spec.datasource.name, exc_info=error)
+        self._ports.die(f"{self.spec.datasource.name}: {type(error).__name__}: {error}")
+
+    def _note(self, reason: str) -> None:
+        logger.warning("%s of %s loads again: %s", self.spec.actor, self.spec.datasource.name, reason)
+        self.reloads = [*self.reloads, reason][-RELOADS_KEPT:]
+
+    # -- questions from other threads --------------------------------------------------------------------------------
+
+    def delta(self, cursor: Cursor | None) -> HotDelta | None:
+        """What came since the cursor; None while nothing is loaded."""
+        life = self._life
+        if life is None or self.alarm is not None:
+            return None
+        same = cursor is not None and cursor.load == life.name
+        return HotDelta(
+            folder=self.spec.datasource.folder,
+            actor=self.spec.actor,
+            load=life.name,
+            generation=self.spec.generation,
+            reset=not same,
+            incarnations=life.load.incarnations,
+            watermarks_ms=dict(life.load.fold.watermarks_ms),
+            segments=life.segments.since(cursor if same else None),
+            caught_up=self._caught_up,
+        )
+
+    def rows(self, load: str, requests: Sequence[RowsRequest]) -> bytes:
+        """Raw rows of hot chunks as one Arrow IPC stream. Raises NotFoundError when they are gone."""
+        life = self._life
+        if life is None or load != life.name:
+            raise NotFoundError(f"load '{load}' is over", "take a newer view")
+        return encode(life.segments.rows(requests))
+
+    def status(self) -> ShardStatus:
+        life = self._life
+        offsets = dict(life.load.fold.offsets) if life is not None else {}
+        behind = self._behind_since_ms
+        return ShardStatus(
+            folder=self.spec.datasource.folder,
+            load=life.name if life is not None else "",
+            epoch=self.next_epoch,
+            events=self._events,
+            duplicates=self._duplicates,
+            pending_parts=life.queue.pending if life is not None else 0,
+            offsets=offsets,
+            log_ends=self._log_ends,
+            lag_ms=max(0, _now_ms() - behind) if behind is not None else 0,
+            watermarks_ms=dict(life.load.fold.watermarks_ms) if life is not None else {},
+            caught_up=self._caught_up,
+            alarm=self.alarm,
+        )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,135 @@
+"""Watches the aggregators: asks each for its status, ends those that no longer answer, remembers why they came back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from rta.actors.links import Site
+from rta.actors.messages import AggregatorStatus, ShardStatus
+
+logger = logging.getLogger(__name__)
+EVERY_S = 0.5
+ANSWER_S = 2.0
+MISSES_MAX = 5
+STALE_S = 3.0
+WITHOUT_A_WORD = "ended without a word (killed, or out of memory)"
+
+
+class _Watched:
+    """One aggregator: its last answer, and its lives."""
+
+    def __init__(self) -> None:
+        self.answer: AggregatorStatus | None = None
+        self.answered_at = 0.0
+        self.misses = 0
+        self.lives = 0
+        self.reason: str | None = None
+        self.registered_ms = 0
+        self.rate = 0.0
+
+
+class Watch:
+    """See the module. `ask` answers None when the aggregator does not; `kill` ends its process."""
+
+    def __init__(
+        self, site: Site, ask: Callable[[str, float], AggregatorStatus | None], kill: Callable[[str, int], None]
+    ) -> None:
+        self._site = site
+        self._ask = ask
+        self._kill = kill
+        self._watched = {name: _Watched() for name in site.aggregators}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def registered(self, actor: str, pid: int, generation: int) -> None:
+        """A new process of this aggregator; what the one before it said last is the reason."""
+        watched = self._watched.setdefault(actor, _Watched())
+        watched.lives += 1
+        watched.misses = 0
+        watched.registered_ms = time.time_ns() // 1_000_000
+        path = self._site.reasons / f"{actor}.txt"
+        if path.exists():
+            watched.reason = path.read_text(errors="replace").strip()
+            path.unlink(missing_ok=True)
+        elif watched.lives > 1 and watched.reason is None:
+            watched.reason = WITHOUT_A_WORD
+        logger.info("aggregator %s is process %d, generation %d", actor, pid, generation)
+
+    def _run(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            for name, watched in list(self._watched.items()):
+                self._look(name, watched)
+
+    def _look(self, name: str, watched: _Watched) -> None:
+        answer = self._ask(name, ANSWER_S)
+        now = time.monotonic()
+        if answer is not None:
+            if watched.answer is not None and watched.answer.pid == answer.pid:
+                events = sum(s.events for s in answer.shards) - sum(s.events for s in watched.answer.shards)
+                watched.rate = max(0.0, events / max(now - watched.answered_at, 1e-3))
+            watched.answer, watched.answered_at, watched.misses = answer, now, 0
+            return
+        watched.misses += 1
+        if watched.misses >= MISSES_MAX and watched.answer is not None:
+            seconds = MISSES_MAX * ANSWER_S
+            watched.reason = f"did not answer for {seconds:.0f} s and was ended"
+            logger.error("aggregator %s %s", name, watched.reason)
+            pid = watched.answer.pid
+            watched.misses = 0
+            watched.answer = None
+            self._kill(name, pid)
+
+    # -- for the status ----------------------------------------------------------------------------------------------
+
+    def actors(self) -> dict[str, Any]:
+        return {name: self._actor(watched) for name, watched in self._watched.items()}
+
+    def _actor(self, watched: _Watched) -> dict[str, Any]:
+        answer = watched.answer
+        return {
+            "alive": self._fresh(watched),
+            "pid": None if answer is None else answer.pid,
+            "generation": None if answer is None else answer.generation,
+            "started_ms": watched.registered_ms or None,
+            "restarts": max(0, watched.lives - 1),
+            "reason": watched.reason,
+            "reloads": 0 if answer is None else answer.reloads,
+            "last_reload": None if answer is None else answer.last_reload,
+            "events_per_s": round(watched.rate, 1),
+            "shards": {} if answer is None else {s.folder: msgspec.to_builtins(s) for s in answer.shards},
+        }
+
+    @staticmethod
+    def _fresh(watched: _Watched) -> bool:
+        return watched.answer is not None and time.monotonic() - watched.answered_at < STALE_S
+
+    def datasource(self, folder: str, partitions: int) -> dict[str, Any]:
+        """What the owners of a datasource's partitions said last, together."""
+        shards: list[ShardStatus] = []
+        for watched in self._watched.values():
+            if watched.answer is not None and self._fresh(watched):
+                shards += [s for s in watched.answer.shards if s.folder == folder and s.load]
+        offsets = {p: o for s in shards for p, o in s.offsets.items()}
+        return {
+            "watermarks_ms": {str(p): m for s in shards for p, m in s.watermarks_ms.items()},
+            "offsets": {str(p): o for p, o in sorted(offsets.items())},
+            "lag_ms": max((s.lag_ms for s in shards), default=None),
+            "pending_parts": sum(s.pending_parts for s in shards),
+            "duplicates_dropped": sum(s.duplicates for s in shards),
+            "caught_up": bool(shards) and all(s.caught_up for s in shards),
+            "alarms": [s.alarm for s in shards if s.alarm is not None],
+            "ownerless": sorted(set(range(partitions)) - set(offsets)),
+        }

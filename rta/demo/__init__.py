@@ -1,0 +1,1 @@
+"""What `rta demo` plays, and the data that it plays; see PROVENANCE.md."""

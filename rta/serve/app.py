@@ -1,0 +1,185 @@
+"""The Serve applications: what each replica builds for itself, and how the two apps share one port.
+
+`ingest` is raw ASGI under `/v1/events`, `query` everything else. A replica gets a `Site` and the settings, and opens its
+own connections on its own event loop when it starts. Set the variables of `rta.launch.environment` before this is imported:
+Serve reads its flags at import time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from ray import serve
+
+from rta.actors.links import Site
+from rta.config import Settings
+from rta.serve.http import AsgiApp, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+Close = Callable[[], Awaitable[None]]
+Build = Callable[[Site, Settings], Awaitable[tuple[AsgiApp, Close]]]
+REPORT_S = 1.0
+HEALTH_CHECK_S = 1.0
+
+
+class Deferred:
+    """An ASGI app that is built in the process and on the event loop that serve it.
+
+    Travels as names and bytes; the app itself never does.
+    """
+
+    def __init__(self, build: Build, site: Site, settings: Settings) -> None:
+        self._build = build
+        self._site = msgspec.msgpack.encode(site)
+        self._settings = settings.model_dump(mode="json")
+        self._app: AsgiApp | None = None
+        self._close: Close | None = None
+        self._lock: asyncio.Lock | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        app = self._app or await self._built()
+        await app(scope, receive, send)
+
+    async def _built(self) -> AsgiApp:
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        async with self._lock:
+            if self._app is None:
+                site = msgspec.msgpack.decode(self._site, type=Site)
+                self._app, self._close = await self._build(site, Settings.model_validate(self._settings))
+        return self._app
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._built()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                if self._close is not None:
+                    await self._close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
+    """The ingest app of one replica."""
+    from rta.events.decode import Edge, Limits, warm_up
+    from rta.log.embedded import EmbeddedWriter
+    from rta.serve.control import StoreDefinitions
+    from rta.serve.ingest import IngestApp
+    from rta.serve.intake import Intake, IntakeLimits
+    from rta.store.manifests import ManifestLog
+    from rta.store.objects import open_store
+
+    store = open_store(site.store)
+    await asyncio.to_thread(warm_up)
+    limits = settings.limits
+    writer = EmbeddedWriter(Path(site.log_socket))
+
+    async def incarnations(folder: str) -> dict[int, str]:
+        newest = await asyncio.to_thread(ManifestLog(store, folder).newest)
+        return {} if newest is None else {e.partition: e.log_incarnation for e in newest.partitions}
+
+    intake = Intake(
+        StoreDefinitions(store, settings.partitions, settings.dedup_window),
+        writer,
+        Edge(int.from_bytes(os.urandom(8), "little")),
+        IntakeLimits(Limits(event_bytes=limits.event), body_bytes=limits.body, unpacked_bytes=limits.unpacked),
+        lambda: time.time_ns() // 1_000_000,
+        incarnations,
+    )
+    app = IngestApp(intake)
+    reporting = asyncio.create_task(_report(f"ingest-{os.getpid()}", lambda: app.registry.snapshot()))
+
+    async def close() -> None:
+        reporting.cancel()
+        await intake.close()
+        await writer.close()
+
+    return app, close
+
+
+async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
+    """The query, control and page app of one replica."""
+    from rta.actors.remote import RemotePeers
+    from rta.serve.control import RemoteControl, StoreDefinitions
+    from rta.serve.query import build_query_app
+    from rta.serve.scan import ScanPool
+    from rta.serve.service import QueryService
+    from rta.serve.views import HotViews
+    from rta.store.cache import FileCache
+    from rta.store.objects import open_store
+
+    store = open_store(site.store)
+    definitions = StoreDefinitions(store, settings.partitions, settings.dedup_window)
+    views = HotViews(store, RemotePeers(site.aggregators))
+    scans = ScanPool(settings.limits.query_memory)
+    service = QueryService(views, definitions, FileCache(256 << 20), scans, settings)
+    app = build_query_app(service, definitions, RemoteControl(), settings)
+
+    async def close() -> None:
+        await scans.close()
+
+    return app, close
+
+
+async def _report(name: str, snapshot: Callable[[], Any]) -> None:
+    """Tell the coordinator this process's counters, for `/metrics` and `/v1/status`, until cancelled."""
+    from rta.actors.remote import call_async
+    from rta.errors import UnavailableError
+
+    while True:
+        await asyncio.sleep(REPORT_S)
+        try:
+            await call_async("report", name, snapshot(), timeout_s=5.0)
+        except UnavailableError as error:
+            logger.info("counters of %s were not taken: %s", name, error)
+
+
+def ingest_application(site: Site, settings: Settings) -> Any:
+    """`ingest` as a Serve application."""
+
+    @serve.deployment(
+        name="ingest",
+        num_replicas=1,
+        max_ongoing_requests=1024,
+        max_surge_percent=100,
+        health_check_period_s=HEALTH_CHECK_S,
+        graceful_shutdown_timeout_s=10,
+        ray_actor_options={"num_cpus": 0.1},
+    )
+    @serve.ingress(Deferred(build_ingest, site, settings))
+    class Ingest:
+        """One replica of the edge."""
+
+    return Ingest.bind()
+
+
+def query_application(site: Site, settings: Settings) -> Any:
+    """`query` as a Serve application."""
+
+    @serve.deployment(
+        name="query",
+        num_replicas=1,
+        max_ongoing_requests=1024,
+        max_surge_percent=100,
+        health_check_period_s=HEALTH_CHECK_S,
+        graceful_shutdown_timeout_s=10,
+        ray_actor_options={"num_cpus": 0.1},
+    )
+    @serve.ingress(Deferred(build_query, site, settings))
+    class Query:
+        """One replica of the query side."""
+
+    return Query.bind()

@@ -1,0 +1,253 @@
+"""The documents of the interface as pydantic models, for `/openapi.json`.
+
+They describe; they do not validate: what a request may hold is decided by `rta.query.parse`, `rta.events.definition` and
+`rta.events.decode`, whose errors name the remedy. The tests hold both to each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Scalar = str | int | float | bool
+EXAMPLE_RANGE = "2026-01-01T00:00:00Z/2026-01-02T00:00:00Z"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorDocument(_Open):
+    """What every refused request gets."""
+
+    error: str = Field(description="A code that does not change", examples=["invalid_query"])
+    message: str = Field(description="What was being done and what was wrong, with values")
+    hint: str = Field(description="What to do about it; may be empty")
+
+
+class RemovalDocument(ErrorDocument):
+    """What a DELETE would remove."""
+
+    removes: dict[str, Any] = Field(default_factory=dict, description="Rows, files and bytes per table, and the log")
+
+
+class Event(_Open):
+    """An event of the built-in datasource `events`. Further keys are kept and can be asked for."""
+
+    event_id: str = Field(max_length=128, description="The same id and key within the dedup window is counted once")
+    timestamp: str | int = Field(description="Event time: ISO 8601 with zone, or milliseconds since 1970")
+    event_type: str = Field(max_length=128)
+    user_id: str | None = None
+    session_id: str | None = None
+    properties: dict[str, Any] | None = None
+    custom_properties: dict[str, Any] | None = None
+
+
+class EventList(_Open):
+    events: list[dict[str, Any]]
+
+
+class RefusedEvent(_Document):
+    index: int = Field(ge=0, description="Which event of the request, counted from 0")
+    event_id: str | None
+    reason: Literal[
+        "invalid_json",
+        "missing_field",
+        "invalid_timestamp",
+        "too_old",
+        "in_the_future",
+        "wrong_type",
+        "schema_violation",
+        "too_large",
+    ]
+    detail: str
+
+
+class Acknowledgement(_Document):
+    """Every accepted event is durable in the log."""
+
+    total: int = Field(ge=0)
+    successful: int = Field(ge=0, description="Includes duplicates; those are counted once")
+    failed: int = Field(ge=0)
+    errors: list[RefusedEvent]
+    position: str = Field(description="How far the log now reaches; opaque. Pass it as 'after' to read your own writes")
+    errors_omitted: int | None = Field(None, description="Refused events beyond those listed")
+    generated_ids: list[str] | None = Field(None, description="With ?ids=generate: the ids that were given, in order")
+    retry_safe: bool | None = Field(None, description="False when ids were generated: sending again would count twice")
+
+
+class QueryMetric(_Document):
+    name: str | None = Field(None, max_length=256)
+    type: Literal["count", "sum", "avg", "min", "max", "quantile", "percentile", "unique_count", "top"]
+    field: str | None = Field(None, description="A column, or a dotted path into what has no column")
+    q: float | None = Field(None, ge=0, le=1, description="Of a quantile: its rank")
+    percentile: float | None = Field(None, ge=0, le=100)
+    k: int | None = Field(None, ge=1, le=1000, description="Of top: how many values")
+    exact: bool | None = Field(None, description="From raw events instead of sketches")
+
+
+class QueryDocument(_Document):
+    """A question. Either `metrics` or `select`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "datasource": "events",
+                    "time_range": "last 1h",
+                    "granularity": "minute",
+                    "metrics": [
+                        {"name": "views", "type": "count"},
+                        {"name": "revenue", "type": "sum", "field": "custom_properties.price"},
+                    ],
+                    "filters": {"country": ["US", "VN"]},
+                    "group_by": ["country"],
+                    "order_by": "-revenue",
+                    "limit": 100,
+                }
+            ]
+        },
+    )
+
+    datasource: str = Field(examples=["events"])
+    table: Literal["events", "rejected", "sessions"] | None = None
+    time_range: str | None = Field(
+        None, description="start/end, half open, or 'last 15m', 'today'", examples=[EXAMPLE_RANGE]
+    )
+    granularity: str | None = Field(
+        None, description="all, second, minute, 5m, hour, day, week, month or an ISO period"
+    )
+    timezone: str | None = Field(None, examples=["Europe/Berlin"])
+    metrics: list[QueryMetric] | None = Field(None, max_length=100)
+    select: list[str] | str | None = Field(None, description="Raw rows: names of fields, or '*'")
+    filters: dict[str, Any] | None = Field(None, description="Field to value or list of values")
+    where: dict[str, Any] | None = Field(None, description="A tree of and, or, not and {field, op, value}")
+    group_by: list[str] | str | None = None
+    order_by: list[str] | str | None = Field(None, description="A name; '-name' for descending")
+    limit: int | None = Field(None, ge=1)
+    next: str | None = Field(None, description="The 'next' of the page before")
+    page: str | None = Field(None, description="The same as 'next'")
+    max_staleness_ms: int | None = Field(None, ge=0, le=3_600_000, description="Default 10; 0 refreshes first")
+    after: str | None = Field(None, description="A position that the answer must contain")
+
+
+class QueryMeta(_Open):
+    """How good the answer is."""
+
+    watermark: str | None = None
+    version: str | None = None
+    complete: bool | None = None
+    sources: list[str] | None = None
+    bounds: dict[str, Any] | None = None
+    cached: bool | None = None
+    elapsed_ms: float | None = None
+
+
+class QueryAnswer(_Open):
+    rows: list[dict[str, Any]]
+    meta: QueryMeta
+    next: str | None = Field(None, description="With select: pass it to get the following page")
+
+
+class RollupMetric(_Document):
+    name: str
+    type: Literal["count", "sum", "min", "max", "quantile", "unique_count", "top"]
+    field: str | None = None
+
+
+class RollupDocument(_Document):
+    name: str
+    granularity: Literal["minute", "hour", "day"]
+    dimensions: list[str] | str | None = Field(None, max_length=32)
+    metrics: list[RollupMetric]
+
+
+class ColumnDocument(_Document):
+    type: Literal["string", "long", "double", "boolean", "timestamp", "string[]", "json"]
+    path: str | None = Field(None, description="Dotted")
+    required: bool | None = None
+    max_length: int | None = Field(None, ge=1)
+
+
+class DatasourceDocument(_Open):
+    """A datasource as its user wrote it."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "wikipedia",
+                    "time": "time",
+                    "key": "user",
+                    "id": None,
+                    "columns": {"channel": "string", "page": "string", "added": "long"},
+                    "rollups": [
+                        {
+                            "name": "by_channel",
+                            "granularity": "minute",
+                            "dimensions": ["channel"],
+                            "metrics": [
+                                {"name": "edits", "type": "count"},
+                                {"name": "added", "type": "sum", "field": "added"},
+                            ],
+                        }
+                    ],
+                }
+            ]
+        },
+    )
+
+    name: str = Field(pattern=r"^[a-z_][a-z0-9_\-]{0,63}$")
+    time: str = Field(description="Path of the event time")
+    key: list[str] | str | None = Field(
+        None, description="The first of these fields that has a value partitions the events"
+    )
+    id: str | None = Field(None, description="The field that tells duplicates; null: none")
+    columns: dict[str, str | ColumnDocument] | None = None
+    rollups: list[RollupDocument] | None = None
+    retention: dict[str, Any] | None = None
+
+
+class DatasourceList(_Document):
+    datasources: list[DatasourceDocument]
+
+
+class Deleted(_Document):
+    deleted: str
+
+
+class StatusDocument(_Open):
+    """Lag, watermarks, rates and actors."""
+
+
+class LedgerDocument(_Open):
+    """What was accepted, logged, folded and committed, and whether it adds up."""
+
+    lost: int
+    duplicated: int
+
+
+class Alive(_Document):
+    alive: Literal[True]
+
+
+class Ready(_Document):
+    ready: Literal[True]
+
+
+REQUESTS: tuple[type[BaseModel], ...] = (
+    Event,
+    EventList,
+    Acknowledgement,
+    QueryDocument,
+    DatasourceDocument,
+    ErrorDocument,
+)
+"""Models that only the hand-written parts of the OpenAPI document refer to."""

@@ -1,0 +1,250 @@
+"""From the bodies of one datasource to records in the log: decode → split → encode in a thread, then append.
+
+Owns the bounds of that work (bytes that wait, threads, batches), the sequence numbers of this process's records and
+the lookup of the log's incarnations. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from rta.errors import NotFoundError, RtaError, UnavailableError
+from rta.events import batch
+from rta.events.decode import Body, Edge, Limits, Outcome, decode
+from rta.events.schemas import Datasource
+from rta.log.base import Header, LogWriter, Outgoing
+from rta.query.position import Position
+from rta.serve.coalesce import Coalescer, GatherLimits
+from rta.serve.metrics import Registry
+from rta.serve.ports import Definitions
+
+LOG = logging.getLogger("rta.serve")
+Incarnations = Callable[[str], Awaitable[dict[int, str]]]
+"""Per partition of a topic (`Datasource.folder`), the log's incarnation."""
+
+DIRECT_BYTES = 256 << 10
+"""A body of so many bytes is a batch of its own: gathering would gain nothing and make the others wait for it."""
+FOLDERS_MAX = 4_096
+Value = TypeVar("Value")
+
+
+class IntakeLimits(NamedTuple):
+    """Bounds of one process. `events` are the decoder's own limits per event and body."""
+
+    events: Limits
+    body_bytes: int = 16 << 20
+    unpacked_bytes: int = 64 << 20
+    waiting_bytes: int = 192 << 20
+    """Bytes of bodies held at once, from their first byte read to their answer; beyond: 503."""
+    threads: int = max(1, min(4, os.cpu_count() or 1))
+    gather: GatherLimits = GatherLimits()
+
+
+class Appended(NamedTuple):
+    """What became of one body, and how far the log reaches now."""
+
+    outcome: Outcome
+    position: str
+
+
+class _Part(NamedTuple):
+    partition: int
+    events: int
+    id_sum: int
+    payload: bytes
+
+
+class _Prepared(NamedTuple):
+    outcomes: Sequence[Outcome]
+    parts: list[_Part]
+
+
+class Budget:
+    """Bytes that may wait in this process. What does not fit is refused, not queued."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.bytes_used = 0
+
+    def take(self, size: int) -> None:
+        """Raises UnavailableError when `size` more bytes do not fit."""
+        if self.bytes_used + size > self.bytes_max:
+            raise UnavailableError(
+                f"accepting events: {self.bytes_used:,} bytes wait to be appended, the limit is {self.bytes_max:,}",
+                "send again after the time in 'Retry-After', and fewer requests at once",
+            )
+        self.bytes_used += size
+
+    def give_back(self, size: int) -> None:
+        self.bytes_used -= size
+
+
+class Intake:
+    """The events' way into the log, of one process and one event loop."""
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        writer: LogWriter,
+        edge: Edge,
+        limits: IntakeLimits,
+        clock_ms: Callable[[], int],
+        incarnations: Incarnations,
+    ) -> None:
+        self.definitions = definitions
+        self.limits = limits
+        self.budget = Budget(limits.waiting_bytes)
+        self._writer = writer
+        self._edge = edge
+        self._clock_ms = clock_ms
+        self._incarnations = incarnations
+        self._known_incarnations: dict[str, dict[int, str]] = {}
+        self._sequences: dict[str, dict[int, int]] = {}
+        self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="rta-decode")
+        self._gathered: Coalescer[Body, Appended] = Coalescer(self._process, limits.gather)
+        self.registry = Registry()
+        counter = self.registry.counter
+        self._batches = counter("rta_ingest_batches_total", "Batches decoded and appended.", "datasource")
+        self._events = counter("rta_ingest_events_total", "Events by what became of them.", "datasource", "outcome")
+        self._rejected = counter("rta_ingest_rejected_total", "Refused events by reason.", "datasource", "reason")
+        self._log_bytes = counter("rta_ingest_log_bytes_total", "Bytes of records appended.", "datasource")
+        self._append_s = self.registry.histogram(
+            "rta_ingest_append_seconds", "Time from the append's start until it is durable.", "datasource"
+        )
+        self._decode_s = self.registry.histogram(
+            "rta_ingest_decode_seconds", "Time from a batch's start until its records are ready.", "datasource"
+        )
+        self._waiting = self.registry.gauge("rta_ingest_waiting_bytes", "Bytes of bodies held in memory.")
+
+    async def append(self, datasource: str, body: Body, size: int) -> Appended:
+        """Append the body's good events durably.
+
+        Args:
+            datasource: Its name; it is looked up when the batch starts.
+            body: Unpacked.
+            size: Bytes of the body.
+
+        Raises:
+            NotFoundError: no such datasource, or no longer.
+            UnavailableError: not acknowledged; some of it may be in the log.
+        """
+        if size >= DIRECT_BYTES:
+            return await self._gathered.run_alone(datasource, body)
+        return await self._gathered.submit(datasource, body, size)
+
+    async def in_thread(self, work: Callable[[], Value]) -> Value:
+        """Run something that would hold up the event loop in the decoders' threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _contained, work)
+
+    def count_waiting(self) -> None:
+        self._waiting.set(self.budget.bytes_used)
+
+    async def close(self) -> None:
+        """Wait for what is under way. The writer belongs to the caller."""
+        await self._gathered.close()
+        self._threads.shutdown(wait=False)
+
+    async def _process(self, name: str, bodies: list[Body]) -> Sequence[Appended | Exception]:
+        datasource = await self.definitions.get(name)
+        begun = time.perf_counter()
+        try:
+            prepared = await self._prepare(datasource, bodies)
+        except Exception as error:
+            if len(bodies) == 1:
+                return [error]
+            LOG.exception("decoding %d bodies of '%s' together failed; decoding each alone", len(bodies), name)
+            return [(await self._alone(name, body)) for body in bodies]
+        self._decode_s.observe(time.perf_counter() - begun, name)
+        position = await self._append(datasource, prepared.parts)
+        self._count(name, prepared)
+        return [Appended(outcome, position) for outcome in prepared.outcomes]
+
+    async def _alone(self, name: str, body: Body) -> Appended | Exception:
+        try:
+            (result,) = await self._process(name, [body])
+        except Exception as error:  # noqa: BLE001  # handed to the one request that it belongs to, which reports it
+            return error
+        return result
+
+    async def _prepare(self, datasource: Datasource, bodies: list[Body]) -> _Prepared:
+        now_ms = self._clock_ms()
+        return await self.in_thread(lambda: _prepare(datasource, bodies, self._edge, now_ms, self.limits.events))
+
+    async def _append(self, datasource: Datasource, parts: list[_Part]) -> str:
+        """Returns the position after the parts."""
+        folder = datasource.folder
+        if not parts:
+            return Position(folder, {}).encode()
+        try:
+            incarnations = await self._incarnations_of(folder)
+            if not {part.partition for part in parts} <= incarnations.keys():
+                raise UnavailableError(f"appending to '{datasource.name}': its log is not ready", "send it again")
+            records = [self._record(datasource, part) for part in parts]
+            begun = time.perf_counter()
+            ends = await self._writer.append(folder, records)
+            self._append_s.observe(time.perf_counter() - begun, datasource.name)
+            offsets = {partition: (incarnations[partition], end) for partition, end in ends.items()}
+        except NotFoundError as error:
+            self._known_incarnations.pop(folder, None)
+            await self.definitions.get(datasource.name)
+            raise UnavailableError(
+                f"appending to '{datasource.name}': its log is being made or removed", "send it again"
+            ) from error
+        except RtaError:
+            self._known_incarnations.pop(folder, None)
+            raise
+        return Position(folder, offsets).encode()
+
+    async def _incarnations_of(self, folder: str) -> dict[int, str]:
+        known = self._known_incarnations.get(folder)
+        if known is None:
+            known = await self._incarnations(folder)
+            if len(self._known_incarnations) >= FOLDERS_MAX:
+                self._known_incarnations.clear()
+            self._known_incarnations[folder] = known
+        return known
+
+    def _record(self, datasource: Datasource, part: _Part) -> Outgoing:
+        """Numbers are given on the event loop, in the order in which appends are handed to the writer."""
+        sequences = self._sequences.setdefault(datasource.folder, {})
+        sequence = sequences.get(part.partition, 0)
+        sequences[part.partition] = sequence + 1
+        header = Header(part.events, part.id_sum, self._edge.id, sequence, datasource.version)
+        return Outgoing(part.partition, header, part.payload)
+
+    def _count(self, name: str, prepared: _Prepared) -> None:
+        self._batches.add(1, name)
+        self._log_bytes.add(sum(len(part.payload) for part in prepared.parts), name)
+        self._events.add(sum(outcome.successful for outcome in prepared.outcomes), name, "accepted")
+        refused = 0
+        for outcome in prepared.outcomes:
+            for verdict in outcome.verdicts:
+                self._rejected.add(1, name, verdict.reason)
+            refused += len(outcome.verdicts)
+        if refused:
+            self._events.add(refused, name, "rejected")
+
+
+def _prepare(datasource: Datasource, bodies: list[Body], edge: Edge, now_ms: int, limits: Limits) -> _Prepared:
+    decoded = decode(datasource, bodies, edge, now_ms, limits)
+    parts = [
+        _Part(partition, rows.num_rows, id_sum, batch.encode(rows))
+        for partition, rows, id_sum in batch.split(decoded, datasource.partitions)
+    ]
+    return _Prepared(decoded.outcomes, parts)
+
+
+def _contained(work: Callable[[], Value]) -> Value:
+    """Native kernels report their panics as BaseException; here they end one batch, not the process."""
+    try:
+        return work()
+    except Exception:
+        raise
+    except BaseException as panic:
+        raise RuntimeError(f"a kernel failed: {panic!r}") from panic

@@ -1,0 +1,111 @@
+"""What the HTTP apps ask of the rest of the system: a view of a datasource, its definitions, the coordinator's word.
+
+The apps and the query service are written against these protocols; `rta.serve.views` and `rta.serve.control` implement
+them over Ray actors and the store, tests by plain objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import polars as pl
+import pyarrow as pa
+
+from rta.events.schemas import Datasource
+from rta.query.position import Position
+from rta.store.model import FileRef
+
+
+class View(Protocol):
+    """One moment of one datasource: manifest `manifest` and, per partition, the offset that the hot segments reach.
+
+    Everything that one query reads comes from one view; a view never changes.
+    """
+
+    @property
+    def datasource(self) -> Datasource: ...
+
+    @property
+    def manifest(self) -> int: ...
+
+    @property
+    def offsets(self) -> Mapping[int, tuple[str, int]]:
+        """Per partition (log incarnation, offset)."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Opaque name of the moment: equal versions give equal answers. Usable as `after`."""
+        ...
+
+    @property
+    def watermark_ms(self) -> int | None: ...
+
+    @property
+    def complete(self) -> bool:
+        """False while a partition has no owner or its owner has not caught up."""
+        ...
+
+    @property
+    def missing(self) -> Sequence[int]: ...
+
+    def files(self, table: str) -> Sequence[FileRef]:
+        """Immutable files of a table ("events", `Rollup.table`); paths are relative to the table's folder."""
+        ...
+
+    def partials(self, rollup: str) -> pl.DataFrame:
+        """Rollup rows beyond the files: open buckets, buffered late rows, hot segments. Not merged by key."""
+        ...
+
+    async def rows(self) -> pa.Table:
+        """Raw rows beyond the files, in the raw schema."""
+        ...
+
+
+class Views(Protocol):
+    """The hot views of this process."""
+
+    async def at(self, datasource: Datasource, staleness_ms: int, after: Position | None, timeout_s: float) -> View:
+        """A view no older than `staleness_ms` that contains all of `after`.
+
+        Never lower than one given before. Raises TimeLimitError naming the partitions that hold it up, BadRequestError
+        when `after` is of another incarnation.
+        """
+        ...
+
+
+class Definitions(Protocol):
+    """The catalog as this process knows it."""
+
+    async def get(self, name: str) -> Datasource:
+        """Looks again in the store before it says NotFoundError (which names the nearest valid name)."""
+        ...
+
+    async def all(self) -> list[Datasource]: ...
+
+    async def create(self, document: Mapping[str, Any]) -> Datasource:
+        """Returns when the datasource takes events. Raises ConflictError, InvalidDatasourceError."""
+        ...
+
+    async def update(self, name: str, document: Mapping[str, Any]) -> Datasource: ...
+
+    async def delete(self, name: str) -> None: ...
+
+
+class Control(Protocol):
+    """The coordinator's word, through its actor."""
+
+    async def status(self) -> dict[str, Any]:
+        """Lag, watermarks, rates, actors with their restarts and reasons; plain JSON."""
+        ...
+
+    async def ledger(self, datasource: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]: ...
+
+    async def ready(self) -> tuple[bool, str]:
+        """Whether events can be accepted and questions answered, and if not, why."""
+        ...
+
+    async def removal(self, datasource: Datasource) -> dict[str, Any]:
+        """What a DELETE of the datasource would remove: rows, files, bytes per table, and the log."""
+        ...

@@ -1,0 +1,283 @@
+"""Hot views in a query replica: refreshes them from the aggregators, one refresh of a datasource at a time.
+
+Whoever finds the view too old waits for the refresh that began after he came; cost grows with refreshes, not with
+queries. What may be published is decided in `rta.serve.hot`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+import pyarrow as pa
+
+from rta.actors.messages import Cursor, HotDelta, RowsRequest
+from rta.errors import BadRequestError, NotFoundError, TimeLimitError, UnavailableError
+from rta.events.batch import read
+from rta.events.schemas import Datasource
+from rta.query.position import Position
+from rta.serve.hot import HotState, Moment, SegmentUse
+from rta.serve.ports import View
+from rta.store.manifests import ManifestLog
+from rta.store.model import FileRef, Manifest
+from rta.store.objects import ObjectStore
+from rta.store.runs import load_state
+from rta.store.versions import TableVersions
+from rta.stream.saved import state_rows
+
+DELTA_S = 1.0
+DOWN_S = 0.5
+AFTER_PAUSE_S = 0.002
+
+StateRows = tuple[dict[str, pl.DataFrame], pa.Table]
+
+
+class Peers(Protocol):
+    """The aggregators, as a replica reaches them. Both calls raise UnavailableError when one does not answer in time."""
+
+    def names(self) -> Sequence[str]: ...
+
+    async def delta(self, actor: str, cursors: Mapping[str, Cursor | None], timeout_s: float) -> list[HotDelta]: ...
+
+    async def rows(self, actor: str, folder: str, load: str, requests: Sequence[RowsRequest]) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One moment of one datasource; see `rta.serve.ports.View`."""
+
+    datasource: Datasource
+    moment: Moment
+    states: tuple[StateRows, ...]
+    watermark_ms: int | None
+    missing: tuple[int, ...]
+    owner: FolderViews
+
+    @property
+    def manifest(self) -> int:
+        return self.moment.manifest.number
+
+    @property
+    def offsets(self) -> Mapping[int, tuple[str, int]]:
+        incarnations = {e.partition: e.log_incarnation for e in self.moment.manifest.partitions}
+        return {p: (incarnations[p], offset) for p, offset in self.moment.offsets.items()}
+
+    @property
+    def version(self) -> str:
+        return Position(self.datasource.folder, self.offsets).encode()
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+    def files(self, table: str) -> Sequence[FileRef]:
+        return self.owner.versions.files_at(table, self.manifest)
+
+    def partials(self, rollup: str) -> pl.DataFrame:
+        frames = [partials[rollup] for partials, _ in self.states if rollup in partials]
+        frames += [frame for use in self.moment.uses for frame in use.partials.get(rollup, ())]
+        if not frames:
+            spec = self.datasource.rollup(rollup)
+            if spec is None:
+                raise NotFoundError(f"datasource '{self.datasource.name}' has no rollup '{rollup}'")
+            empty = pl.from_arrow(self.datasource.rollup_schema(spec).empty_table())
+            assert isinstance(empty, pl.DataFrame)
+            return empty
+        return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+    async def rows(self) -> pa.Table:
+        hot = await asyncio.gather(*(self.owner.hot_rows(use) for use in self.moment.uses))
+        tables = [rows for _, rows in self.states] + list(hot)
+        schema = self.datasource.raw_schema()
+        return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in tables if t.num_rows)])
+
+
+class FolderViews:
+    """The views of one datasource in this replica."""
+
+    def __init__(self, store: ObjectStore, datasource: Datasource, peers: Peers, pool: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._folder = datasource.folder
+        self.datasource = datasource
+        self._peers = peers
+        self._pool = pool
+        self._manifests = ManifestLog(store, datasource.folder)
+        self.versions = TableVersions(store, datasource.folder, ManifestLog(store, datasource.folder))
+        self._state = HotState()
+        self._states: dict[tuple[str, tuple[int, ...]], StateRows] = {}
+        self._rows: dict[tuple[str, int, int], pa.Table] = {}
+        self._down: dict[str, float] = {}
+        self._view: ReplicaView | None = None
+        self._began = -1.0
+        self._running: asyncio.Task[None] | None = None
+        self._running_began = -1.0
+        self._next: asyncio.Task[None] | None = None
+
+    async def fresh(self, datasource: Datasource, staleness_ms: int) -> ReplicaView:
+        """A view that began to be taken at most `staleness_ms` before this call, or after it."""
+        self.datasource = datasource
+        oldest = time.monotonic() - staleness_ms / 1000
+        if self._view is None or self._began < oldest:
+            await self._refresh_since(oldest)
+        assert self._view is not None
+        if self._view.datasource is not datasource:
+            await self._refresh_since(time.monotonic())
+        return self._view
+
+    async def _refresh_since(self, oldest: float) -> None:
+        """Join the refresh under way if it began late enough, else the one after it; everybody shares."""
+        running = self._running
+        if running is not None and not running.done():
+            if self._running_began >= oldest:
+                await asyncio.shield(running)
+                return
+            if self._next is None or self._next.done():
+                self._next = asyncio.create_task(self._after(running))
+            await asyncio.shield(self._next)
+            return
+        self._running = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._running)
+
+    async def _after(self, running: asyncio.Task[None]) -> None:
+        await asyncio.wait([running])
+        self._running = asyncio.create_task(self._refresh())
+        await self._running
+
+    async def _refresh(self) -> None:
+        began = self._running_began = time.monotonic()
+        cursors = self._state.cursors()
+        names = self._peers.names()
+        asked = [n for n in names if self._down.get(n, 0.0) <= began]
+        answers = await asyncio.gather(*(self._ask(name, cursors.get(name)) for name in asked))
+        live = [name for name, answer in zip(asked, answers, strict=True) if answer is not None]
+        deltas = [delta for answer in answers if answer is not None for delta in answer]
+        loop = asyncio.get_running_loop()
+        self._view = await loop.run_in_executor(self._pool, self._take, deltas, live)
+        self._began = began
+
+    async def _ask(self, name: str, cursor: Cursor | None) -> list[HotDelta] | None:
+        try:
+            return await self._peers.delta(name, {self._folder: cursor}, DELTA_S)
+        except UnavailableError:
+            self._down[name] = time.monotonic() + DOWN_S
+            return None
+
+    def _take(self, deltas: Sequence[HotDelta], live: Sequence[str]) -> ReplicaView:
+        """Segments first, then the manifest: nothing can be missing between them (in a thread of the pool)."""
+        for delta in deltas:
+            self._state.apply(delta)
+        newest = self._manifests.newest()
+        if newest is None:
+            raise UnavailableError(f"datasource '{self.datasource.name}' has no manifest yet", "it is being created")
+        moment = self._state.publish(newest)
+        partitions = frozenset(e.partition for e in moment.manifest.partitions)
+        missing = partitions - self._state.caught_up(live)
+        alive = {(u.load, u.epoch) for u in moment.uses}
+        self._rows = {key: table for key, table in self._rows.items() if key[:2] in alive}
+        marks = [m for m in self._state.watermarks_ms().values() if m is not None]
+        return ReplicaView(
+            datasource=self.datasource,
+            moment=moment,
+            states=self._states_of(moment.manifest),
+            watermark_ms=max(marks, default=None),
+            missing=tuple(sorted(missing)),
+            owner=self,
+        )
+
+    def _states_of(self, manifest: Manifest) -> tuple[StateRows, ...]:
+        """Open buckets and buffered rows that the manifest's states hold, each of just the partitions that name it."""
+        wanted: dict[str, list[int]] = {}
+        for entry in manifest.partitions:
+            if entry.state is not None:
+                wanted.setdefault(entry.state, []).append(entry.partition)
+        found: dict[tuple[str, tuple[int, ...]], StateRows] = {}
+        for path, partitions in wanted.items():
+            key = (path, tuple(partitions))
+            known = self._states.get(key)
+            found[key] = known or state_rows(
+                load_state(self._store, self._folder, path), partitions, self.datasource
+            )
+        self._states = found
+        return tuple(found.values())
+
+    async def hot_rows(self, use: SegmentUse) -> pa.Table:
+        """Raw rows of a segment as far as a view uses it; fetched once."""
+        key = (use.load, use.epoch, use.next_chunk)
+        table = self._rows.get(key)
+        if table is None:
+            known = max((k for k in self._rows if k[:2] == key[:2] and k[2] < key[2]), default=None)
+            first = 0 if known is None else known[2]
+            data = await self._peers.rows(
+                use.actor, self._folder, use.load, [RowsRequest(use.epoch, first, use.next_chunk)]
+            )
+            table = read(data, self.datasource)
+            if known is not None:
+                table = pa.concat_tables([self._rows.pop(known), table])
+            self._rows[key] = table
+        return table
+
+
+class HotViews:
+    """All datasources' views of this replica; implements `rta.serve.ports.Views`."""
+
+    def __init__(self, store: ObjectStore, peers: Peers) -> None:
+        self._store = store
+        self._peers = peers
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
+        self._folders: dict[str, FolderViews] = {}
+
+    async def at(self, datasource: Datasource, staleness_ms: int, after: Position | None, timeout_s: float) -> View:
+        views = self._folders.get(datasource.folder)
+        if views is None:
+            views = self._folders[datasource.folder] = FolderViews(self._store, datasource, self._peers, self._pool)
+        if after is not None and after.folder != datasource.folder:
+            raise BadRequestError(
+                f"'after' is a position in '{after.folder}', not in '{datasource.folder}'",
+                "the datasource was made again, or the position belongs to another one",
+            )
+        deadline = time.monotonic() + timeout_s
+        view = await self._within(views.fresh(datasource, staleness_ms), deadline)
+        while after is not None:
+            behind = _behind(view, after)
+            if not behind:
+                break
+            if time.monotonic() > deadline:
+                ownerless = sorted(set(behind) & set(view.missing))
+                raise TimeLimitError(
+                    f"partitions {behind} of '{datasource.name}' have not reached 'after' within {timeout_s:.1f} s"
+                    + (f"; partitions {ownerless} have no live owner" if ownerless else ""),
+                    "ask again; see /v1/status for the lag",
+                )
+            await asyncio.sleep(AFTER_PAUSE_S)
+            view = await self._within(views.fresh(datasource, 0), deadline)
+        return view
+
+    @staticmethod
+    async def _within(coroutine: Coroutine[None, None, ReplicaView], deadline: float) -> ReplicaView:
+        try:
+            async with asyncio.timeout(max(0.001, deadline - time.monotonic())):
+                return await coroutine
+        except TimeoutError:
+            raise TimeLimitError("the view was not refreshed in time", "ask again; see /v1/status") from None
+
+
+def _behind(view: ReplicaView, after: Position) -> list[int]:
+    """Partitions of the position that the view has not reached. Raises BadRequestError for another incarnation."""
+    behind = []
+    offsets = view.offsets
+    for partition, (incarnation, offset) in after.offsets.items():
+        known = offsets.get(partition)
+        if known is None or known[0] != incarnation:
+            raise BadRequestError(
+                f"'after' names incarnation '{incarnation}' of partition {partition}, the log's is "
+                f"'{known[0] if known else None}'",
+                "the log was replaced since; drop the position",
+            )
+        if known[1] < offset:
+            behind.append(partition)
+    return sorted(behind)

@@ -1,0 +1,1 @@
+"""The object store: the manifest chain, the catalog, the Delta tables, maintenance and audit."""

@@ -1,0 +1,112 @@
+"""Where things lie in the store, and how files are named. The only module that puts keys together.
+
+    format.json
+    catalog/<number>.json                     chain of whole documents
+    assignment/<number>.json                  chain of assignments
+    <folder>/manifests/<number>.json          the commit chain of a datasource; `folder` is `Datasource.folder`
+    <folder>/tables/<table>/date=<day>/<file> Parquet, and `_delta_log` beside the dates
+    <folder>/state/<file>  <folder>/runs/<file>
+    <folder>/archive/<block>.json.zst         contents of old manifests
+    <folder>/audit.json  sweep.json  projection.json  expired.json  jobs/<id>.json
+
+Files that an aggregator writes are named `<actor>-<generation>-<epoch>-<k>.<ending>`; compaction's begin with
+`compact-`, which no actor may be called.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from rta.errors import BadRequestError
+
+CATALOG = "catalog"
+ASSIGNMENT = "assignment"
+COMPACTION = "compact"
+_WHO = r"(?P<actor>[A-Za-z0-9_.\-]+)-(?P<generation>\d+)-(?P<epoch>\d+)"
+TABLE_FILE = re.compile(_WHO + r"-\d+\.parquet")
+EPOCH_FILE = re.compile(_WHO + r"\.(state|ids)")
+ACTOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+
+
+class FileName(NamedTuple):
+    """Whose file it is: an aggregator's epoch, or a compaction's job (`epoch` is then a sequence number)."""
+
+    actor: str
+    generation: int
+    epoch: int
+
+
+def number_key(prefix: str, number: int) -> str:
+    return f"{prefix}/{number:020d}.json"
+
+
+def manifests(folder: str) -> str:
+    return f"{folder}/manifests"
+
+
+def archive(folder: str, block: int) -> str:
+    return f"{folder}/archive/{block:020d}.json.zst"
+
+
+def table(folder: str, name: str) -> str:
+    return f"{folder}/tables/{name}"
+
+
+def tables(folder: str) -> str:
+    return f"{folder}/tables"
+
+
+def table_file(folder: str, name: str, path: str) -> str:
+    """`path` as a FileRef has it: relative to the table's folder."""
+    return f"{folder}/tables/{name}/{path}"
+
+
+def delta_commit(folder: str, name: str, version: int) -> str:
+    return f"{folder}/tables/{name}/_delta_log/{version:020d}.json"
+
+
+def dated(date: str, name: str) -> str:
+    return f"date={date}/{name}"
+
+
+def within(folder: str, path: str) -> str:
+    """A path that parts name relative to the datasource's folder: state and run files."""
+    return f"{folder}/{path}"
+
+
+def state_path(actor: str, generation: int, epoch: int) -> str:
+    return f"state/{actor}-{generation}-{epoch}.state"
+
+
+def run_path(actor: str, generation: int, epoch: int) -> str:
+    return f"runs/{actor}-{generation}-{epoch}.ids"
+
+
+def parquet_name(actor: str, generation: int, epoch: int, k: int) -> str:
+    """Raises BadRequestError for a name that no file can carry."""
+    if ACTOR_NAME.fullmatch(actor) is None:
+        raise BadRequestError(f"'{actor}' can't name an actor's files", "use letters, digits, '_', '.' and '-'")
+    return f"{actor}-{generation}-{epoch}-{k}.parquet"
+
+
+def parse_name(path: str) -> FileName | None:
+    """Actor, generation and epoch out of the last part of a path; None for a file that somebody else named."""
+    name = path.rpartition("/")[2]
+    found = TABLE_FILE.fullmatch(name) or EPOCH_FILE.fullmatch(name)
+    if found is None:
+        return None
+    return FileName(found["actor"], int(found["generation"]), int(found["epoch"]))
+
+
+def jobs(folder: str) -> str:
+    return f"{folder}/jobs"
+
+
+def job(folder: str, name: str) -> str:
+    return f"{folder}/jobs/{name}.json"
+
+
+def document(folder: str, name: str) -> str:
+    """A small document of the datasource that is no chain: audit, sweep, projection, expired."""
+    return f"{folder}/{name}.json"

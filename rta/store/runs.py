@@ -1,0 +1,69 @@
+"""Id runs and saved states: the files of an epoch that are no tables.
+
+A run file is raw little-endian uint64 pairs (high, low half of an identity), slice after slice; a slice is sorted and
+belongs to one partition and step. Owns writing them durably before a part names them and mapping them back. What is in
+them, and when a run is forgotten, is the fold's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rta.errors import CorruptFileError, NotFoundError
+from rta.store import layout
+from rta.store.model import RunRef
+from rta.store.objects import ObjectStore
+from rta.stream.model import Identities, RunWrite
+
+IDENTITY_BYTES = 16
+PAIR = np.dtype("<u8")
+
+
+def write_runs(store: ObjectStore, folder: str, path: str, writes: Sequence[RunWrite]) -> tuple[RunRef, ...]:
+    """Write the slices of one epoch into one file, durable on return, and say where each lies, in the same order.
+
+    Args:
+        path: From `layout.run_path`; nothing is written when there are no slices.
+    """
+    if not writes:
+        return ()
+    refs: list[RunRef] = []
+    first = 0
+    with store.writer(layout.within(folder, path)) as file:
+        for write in writes:
+            count = len(write.identities)
+            file.write(np.ascontiguousarray(write.identities, dtype=PAIR).data)
+            refs.append(RunRef(path=path, step=write.step, first=first, count=count))
+            first += count
+    return tuple(refs)
+
+
+def load_run(store: ObjectStore, folder: str, run: RunRef) -> Identities:
+    """The identities of a slice, shape (n, 2), mapped and not copied where the store can. Raises CorruptFileError."""
+    key = layout.within(folder, run.path)
+    try:
+        buffer = store.buffer(key)
+    except NotFoundError as error:
+        raise CorruptFileError(f"loading the id run '{key}': it is not there", "restore it from a backup") from error
+    end = (run.first + run.count) * IDENTITY_BYTES
+    if len(buffer) < end:
+        raise CorruptFileError(f"loading the id run '{key}': it has {len(buffer)} bytes, the slice ends at {end}")
+    flat = np.frombuffer(buffer, dtype=PAIR, count=run.count * 2, offset=run.first * IDENTITY_BYTES)
+    return flat.reshape(-1, 2)
+
+
+def write_state(store: ObjectStore, folder: str, path: str, state: bytes) -> None:
+    """Write a saved state, durable on return. `path` is from `layout.state_path`."""
+    store.put(layout.within(folder, path), state)
+
+
+def load_state(store: ObjectStore, folder: str, path: str) -> bytes:
+    """Raises CorruptFileError when what a manifest names is not there."""
+    try:
+        return store.get(layout.within(folder, path))
+    except NotFoundError as error:
+        raise CorruptFileError(
+            f"loading the state '{folder}/{path}': it is not there", "restore it from a backup"
+        ) from error

@@ -1,0 +1,1 @@
+"""What a partition does with a batch: duplicates, rollups, watermarks, the ledger, the saved state."""

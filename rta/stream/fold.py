@@ -1,0 +1,269 @@
+"""The fold of all partitions of one datasource that one actor owns: records in, increments and epochs out.
+
+Every batch is folded over all its partitions in one pass; a partition's duplicates, watermark and open buckets depend on
+its own records only. The rows of a rollup that are in no file yet, of open buckets or late ones alike, are one table by
+partition: a bucket is open as long as the watermark of its partition has not passed its end, and what an event adds after
+that is one more row that readers add. So any cut of the records into batches and epochs, and any split of the partitions
+over actors, gives the same rows once they are added up.
+
+Does no I/O: what to write comes out of `cut`, and id runs come back through `runs_written`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from rta.errors import InvariantError
+from rta.events.keys import identities_of
+from rta.events.schemas import TIME, Datasource, Rollup
+from rta.stream.columns import Columns, fit, numbers
+from rta.stream.dedup import Duplicates
+from rta.stream.epoch import Held, cut_epoch
+from rta.stream.grouping import Flags, Ints, Longs, readable
+from rta.stream.identity_table import sums_by_record
+from rta.stream.ledger import EpochLedger
+from rta.stream.model import (
+    PARTITION,
+    BatchArrived,
+    EpochCut,
+    FoldLimits,
+    IdRun,
+    Identities,
+    Increment,
+    PartitionCut,
+    PartitionLoaded,
+    RunWrite,
+)
+from rta.stream.partition import Partition
+from rta.stream.rollups import build_partials, check_rollups, from_polars, partial_schema, to_polars
+from rta.stream.unwritten import UnwrittenRollup, UnwrittenRows
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """Rows that were not duplicates, ordered by partition, with each one's partition."""
+
+    columns: Columns
+    partition: Ints
+
+
+class Fold:
+    """The partitions of one datasource that one actor owns. Single-threaded."""
+
+    def __init__(self, datasource: Datasource, loaded: Sequence[PartitionLoaded], limits: FoldLimits) -> None:
+        """Begin where a manifest left the partitions.
+
+        Raises:
+            InvalidDatasourceError: a metric is over a column of a type that it can't take.
+            InvariantError: a saved column does not fit its type in the definition.
+        """
+        check_rollups(datasource)
+        self._datasource = datasource
+        self._limits = limits
+        self._schema = datasource.raw_schema()
+        self._partitions = {
+            p.partition: Partition.load(p, datasource.allowed_lateness_ms)
+            for p in sorted(loaded, key=lambda p: p.partition)
+        }
+        self._duplicates = Duplicates(datasource.dedup_window_ms, limits.dedup_memory_ids)
+        self._duplicates.load({p.partition: p.runs for p in loaded}, {p.partition: p.append_time_ms for p in loaded})
+        self._rollups = {r.name: UnwrittenRollup(r, datasource) for r in datasource.rollups}
+        self._raw = UnwrittenRows(self._schema) if datasource.retention.events_ms is not None else None
+        self._waited: dict[tuple[str, str], int] = {}
+        for each in loaded:
+            self._restore(each)
+        self._deferred: list[_Accepted] = []
+        self._deferred_rows = 0
+        self._ledger = EpochLedger()
+        self._events = 0
+        self._bytes = 0
+
+    def _restore(self, loaded: PartitionLoaded) -> None:
+        state = loaded.state
+        if state is None:
+            return
+        for unwritten in self._rollups.values():
+            frame = state.open.get(unwritten.rollup.table)
+            if frame is not None and frame.height:
+                rows = from_polars(frame)
+                rows = rows.append_column(PARTITION, pa.repeat(pa.scalar(loaded.partition, pa.int32()), rows.num_rows))
+                unwritten.add(fit(rows, partial_schema(unwritten.rollup, self._datasource, by_partition=True)))
+        if self._raw is not None and state.rows.num_rows:
+            partition = np.full(state.rows.num_rows, loaded.partition, np.int32)
+            self._raw.add(fit(state.rows, self._schema), partition)
+        for key, epochs in state.waited.items():
+            self._waited[key] = max(epochs, self._waited.get(key, 0))
+
+    @property
+    def events_in_epoch(self) -> int:
+        """Rows taken in since the last cut, duplicates included."""
+        return self._events
+
+    @property
+    def bytes_in_epoch(self) -> int:
+        """Bytes of memory of those rows that were not duplicates."""
+        return self._bytes
+
+    @property
+    def offsets(self) -> dict[int, int]:
+        """Per partition the offset that comes next."""
+        return {p.partition: p.to_offset for p in self._partitions.values()}
+
+    @property
+    def watermarks_ms(self) -> dict[int, int | None]:
+        return {p.partition: p.watermark.now_ms for p in self._partitions.values()}
+
+    def fold(self, batches: Sequence[BatchArrived]) -> Increment:
+        """Take records in; those of one partition in the order of their offsets.
+
+        Returns:
+            What these records add: raw rows (none where the datasource keeps none) and merged partials per rollup name.
+
+        Raises:
+            InvariantError: a record of a partition that is not owned or is not ahead of the last one.
+
+        Cost: about 1 ms plus 0.3-0.6 µs for each event with two rollups.
+        """
+        batches = sorted(batches, key=lambda b: b.partition)
+        append_times = [self._partition(b).take(b) for b in batches]
+        if not batches:
+            return self._increment({}, None, 0)
+        rows = pa.concat_tables([fit(b.rows, self._schema) for b in batches]).combine_chunks()
+        ids = identities_of(rows, self._datasource)
+        ends = np.cumsum([b.rows.num_rows for b in batches])
+        new = self._admit(batches, append_times, ids, ends)
+        sums = sums_by_record(readable(ids[:, 1]), new, ends)
+        for batch, time_ms, counts in zip(batches, append_times, sums.tolist(), strict=True):
+            self._ledger.record(batch, time_ms, counts)
+        kept = rows if new.all() else rows.filter(pa.array(new)).combine_chunks()
+        partition = np.repeat(np.array([b.partition for b in batches], np.int32), sums[:, 0].astype(np.int64))
+        accepted = _Accepted(Columns(kept), partition)
+        self._advance(batches, accepted)
+        self._events += rows.num_rows
+        self._bytes += kept.nbytes
+        to_offsets = {b.partition: b.offset + 1 for b in batches}
+        increment = self._increment(to_offsets, accepted, rows.num_rows - kept.num_rows)
+        if self._raw is not None:
+            self._raw.add(kept, partition)
+        self._duplicates.enforce()
+        return increment
+
+    def _partition(self, batch: BatchArrived) -> Partition:
+        found = self._partitions.get(batch.partition)
+        if found is None:
+            raise InvariantError(f"partition {batch.partition} is not one of {sorted(self._partitions)}")
+        return found
+
+    def _admit(self, batches: Sequence[BatchArrived], append_times: list[int], ids: Identities, ends: Longs) -> Flags:
+        record_steps = np.array([self._duplicates.step_of(t) for t in append_times], np.int64)
+        steps = np.repeat(record_steps, np.diff(ends, prepend=0))
+        new = np.zeros(len(ids), np.bool_)
+        for partition, (first, end) in _spans(batches, ends).items():
+            new[first:end] = self._duplicates.partitions[partition].admit(ids[first:end], steps[first:end])
+        return new
+
+    def _advance(self, batches: Sequence[BatchArrived], accepted: _Accepted) -> None:
+        times = accepted.columns.times(TIME) if accepted.columns.rows else np.zeros(0, np.int64)
+        for partition in {b.partition for b in batches}:
+            first, end = np.searchsorted(accepted.partition, [partition, partition + 1])
+            latest = int(times[first:end].max()) if end > first else None
+            self._partitions[partition].watermark.advance(latest)
+
+    def _increment(self, to_offsets: Mapping[int, int], accepted: _Accepted | None, duplicates: int) -> Increment:
+        if accepted is None or accepted.columns.rows == 0:
+            empty = {n: to_polars(partial_schema(u.rollup, self._datasource, False).empty_table()) for n, u in self._rollups.items()}
+            return Increment(to_offsets, self._schema.empty_table(), empty, duplicates)
+        at_once = accepted.columns.rows >= self._limits.deferred_rows
+        if not at_once:
+            self._defer(accepted)
+        partials = {name: to_polars(self._partials(u.rollup, accepted, at_once)) for name, u in self._rollups.items()}
+        rows = accepted.columns.table if self._raw is not None else self._schema.empty_table()
+        return Increment(to_offsets, rows, partials, duplicates)
+
+    def _partials(self, rollup: Rollup, accepted: _Accepted, at_once: bool) -> pa.Table:
+        """What the rows add, over all partitions; `at_once` folds them into the state by partition as well."""
+        if not at_once:
+            return build_partials(accepted.columns, rollup, self._datasource)
+        by_partition = build_partials(accepted.columns, rollup, self._datasource, accepted.partition)
+        self._rollups[rollup.name].add(by_partition)
+        if accepted.partition[0] == accepted.partition[-1]:
+            return by_partition.drop_columns([PARTITION])
+        return build_partials(accepted.columns, rollup, self._datasource)
+
+    def _defer(self, accepted: _Accepted) -> None:
+        """Small batches wait until they are worth one pass by partition."""
+        if not self._rollups:
+            return
+        self._deferred.append(accepted)
+        self._deferred_rows += accepted.columns.rows
+        if self._deferred_rows >= self._limits.deferred_rows:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._deferred:
+            return
+        columns = Columns(pa.concat_tables([a.columns.table for a in self._deferred]).combine_chunks())
+        partition = np.concatenate([a.partition for a in self._deferred])
+        self._deferred, self._deferred_rows = [], 0
+        for unwritten in self._rollups.values():
+            unwritten.add(build_partials(columns, unwritten.rollup, self._datasource, partition))
+
+    def cut(self) -> EpochCut:
+        """End the epoch; the next fold starts a new one. The runs that it orders come back through `runs_written`.
+
+        Raises:
+            InvariantError: the runs of the last cut have not been handed back.
+
+        Cost: about 0.2 s for 500,000 events.
+        """
+        run_writes: list[RunWrite] = []
+        kept_runs: dict[int, tuple[object, ...]] = {}
+        for partition in self._partitions:
+            writes, kept_runs[partition] = self._duplicates.partitions[partition].cut()
+            run_writes += writes
+        self._settle()
+        held = Held(self._datasource, self._partitions, self._rollups, self._raw, self._waited)
+        outcome = cut_epoch(held, self._limits)
+        self._waited = outcome.waited
+        cuts = tuple(
+            PartitionCut(
+                partition=p.partition,
+                from_offset=p.from_offset,
+                to_offset=p.to_offset,
+                watermark_ms=p.watermark.now_ms,
+                append_time_ms=p.watermark.append_time_ms,
+                kept_runs=kept_runs[p.partition],
+                buffered=outcome.buffered.get(p.partition, (0, 0))[0],
+                buffered_sum=outcome.buffered.get(p.partition, (0, 0))[1],
+            )
+            for p in self._partitions.values()
+        )
+        ledger, self._ledger = self._ledger.lines(), EpochLedger()
+        self._events = self._bytes = 0
+        for each in self._partitions.values():
+            each.next_epoch()
+        return EpochCut(cuts, outcome.writes, outcome.state, tuple(run_writes), ledger)
+
+    def runs_written(self, runs: Sequence[IdRun]) -> None:
+        """Hand back the runs that the last cut ordered, one for each of its `run_writes`, in that order.
+
+        From then on the identities may leave memory, and the next cut names the runs' keys in `kept_runs`.
+
+        Raises:
+            InvariantError: they are not the ones that were ordered.
+        """
+        self._duplicates.written(runs)
+
+
+def _spans(batches: Sequence[BatchArrived], ends: Longs) -> dict[int, tuple[int, int]]:
+    """Per partition its first row and the one after its last."""
+    out: dict[int, tuple[int, int]] = {}
+    first = 0
+    for batch, end in zip(batches, ends.tolist(), strict=True):
+        out[batch.partition] = (out.get(batch.partition, (first, 0))[0], end)
+        first = end
+    return out

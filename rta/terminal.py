@@ -1,0 +1,129 @@
+"""What the command line shows a person: notes, tables, a progress bar.
+
+Tables go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rta.errors import RtaError
+
+LINE_EVERY_S = 10.0
+"""How often a progress line is written where there is no terminal to rewrite it on."""
+CELL_MAX = 100
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def show_error(error: RtaError) -> None:
+    note(f"error: {error.message}")
+    if error.hint:
+        note(f"hint: {error.hint}")
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
+    """A table of the rows; columns in the order in which they first appear."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for name in names:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+        table.add_column(Text(printable(name)), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(row.get(name))) for name in names))
+    width = None if sys.stdout.isatty() else 1_000
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
+
+
+def show_document(document: Mapping[str, Any]) -> None:
+    """A JSON object: its plain values first, then each list or map of objects as a table."""
+    plain = {name: value for name, value in document.items() if not _tabular(value)}
+    if plain:
+        show_rows([{"": name, "value": cell(value)} for name, value in plain.items()])
+    for name, value in document.items():
+        if _tabular(value):
+            show_rows(list(_rows_of(value)), title=name)
+
+
+def cell(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.3f}".rstrip("0").rstrip(".")
+        case list():
+            text = ", ".join(cell(one) for one in value)
+        case dict():
+            text = ", ".join(f"{name} {cell(one)}" for name, one in value.items())
+        case _:
+            text = str(value)
+    text = printable(text)
+    return text if len(text) <= CELL_MAX else f"{text[: CELL_MAX - 1]}…"
+
+
+def printable(text: str) -> str:
+    """Control characters made visible: what came in as data must not steer the terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _tabular(value: Any) -> bool:
+    rows = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(rows) and all(isinstance(row, dict) for row in rows)
+
+
+def _rows_of(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    if isinstance(value, Mapping):
+        return ({"": name, **row} for name, row in value.items())
+    return (dict(row) for row in value)
+
+
+class ProgressLine:
+    """One line that says how far it is: rewritten on a terminal, now and then a new one elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._shown_s = 0.0 if self._live else time.monotonic()
+
+    def show(self, text: str) -> None:
+        now_s = time.monotonic()
+        if now_s - self._shown_s < (0.2 if self._live else LINE_EVERY_S):
+            return
+        self._shown_s = now_s
+        if self._live:
+            print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+        else:
+            note(text)
+
+    def end(self) -> None:
+        if self._live and self._shown_s:
+            print(file=sys.stderr, flush=True)
+
+
+@contextmanager
+def byte_progress(total_bytes: int | None, what: str) -> Iterator[Any]:
+    """A bar over bytes, on a terminal only. Yields a function of (bytes done, events done)."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TextColumn("{task.fields[events]:,} events"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total_bytes, events=0)
+        yield lambda done, events: bar.update(task, completed=done, events=events)

@@ -1,0 +1,1 @@
+"""Contract suites: one per edge, run on every implementation of it."""

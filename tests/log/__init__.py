@@ -1,0 +1,1 @@
+"""Tests of the embedded log beyond the contract of `tests/contract/test_log.py`."""
