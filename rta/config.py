@@ -55,6 +55,8 @@ class Settings(_Section):
     ingress: Literal["auto", "haproxy", "python"] = "auto"
     limits: LimitSettings = LimitSettings()
     datasources: list[dict[str, Any]] = Field(default_factory=list)
+    crash_at: str | None = None
+    """For fault tests only: see `rta.actors.crash`."""
 
     @property
     def aggregator_count(self) -> int:

@@ -294,6 +294,7 @@ def site_of(settings: Settings) -> Site:
         dedup_memory_ids=settings.dedup_memory_ids,
         query_time_ms=settings.limits.query_time,
         backlog_bytes_max=settings.limits.backlog,
+        crash_at=settings.crash_at,
         pid=os.getpid(),
     )
 

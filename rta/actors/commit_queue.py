@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rta.actors.crash import FILES_WRITTEN, CrashPoints
 from rta.actors.links import CoordinatorLink
 from rta.actors.load import Load, LoadSpec, part_named
 from rta.errors import FencedError, PartRefusedError, RtaError
@@ -49,17 +50,27 @@ class Listener:
     failed: Callable[[BaseException], None]
 
 
+@dataclass(frozen=True, slots=True)
+class CommitPorts:
+    """What the queue works with."""
+
+    store: ObjectStore
+    link: CoordinatorLink
+    crash: CrashPoints
+
+
 class CommitQueue:
     """See the module. `put` is for the fold's thread; the rest of the work happens in the queue's own."""
 
     def __init__(
-        self, load: Load, spec: LoadSpec, store: ObjectStore, link: CoordinatorLink, listener: Listener
+        self, load: Load, spec: LoadSpec, ports: CommitPorts, listener: Listener
     ) -> None:
         self._spec = spec
-        self._store = store
-        self._link = link
+        self._store = ports.store
+        self._link = ports.link
         self._listener = listener
-        self._manifests = ManifestLog(store, spec.datasource.folder)
+        self._crash = ports.crash
+        self._manifests = ManifestLog(ports.store, spec.datasource.folder)
         self._based_on = dict(load.based_on)
         self._incarnations = load.incarnations
         self._newest = load.manifest
@@ -113,6 +124,7 @@ class CommitQueue:
 
     def _commit(self, ended: EpochEnded) -> None:
         part = self._write(ended)
+        self._crash.reach(FILES_WRITTEN)
         while not self._stop.is_set():
             manifest = self._taken(part)
             if manifest is None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from rta.actors.crash import MANIFEST_PUT, CrashPoints
 from rta.errors import PartRefusedError, RtaError, UnavailableError
 from rta.store import layout
 from rta.store.catalog import Assignments
@@ -51,12 +52,14 @@ class Committer:
         self,
         store: ObjectStore,
         generation: int,
+        crash: CrashPoints,
         *,
         on_manifest: Callable[[Manifest], None],
         stand_down: Callable[[str], None],
     ) -> None:
         self._store = store
         self._generation = generation
+        self._crash = crash
         self._on_manifest = on_manifest
         self._stand_down = stand_down
         self._assignments = Assignments(store)
@@ -177,6 +180,7 @@ class Committer:
             for ticket in tickets:
                 self._tickets.put(ticket, timeout=1)
             return
+        self._crash.reach(MANIFEST_PUT)
         self.put_ms_last = (time.monotonic() - began) * 1000
         self.manifests_put += 1
         for ticket in tickets:

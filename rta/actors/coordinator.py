@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rta.actors.committer import Committer
+from rta.actors.crash import CrashPoints
 from rta.actors.housekeeper import Housekeeper
 from rta.actors.links import Site
 from rta.actors.messages import AggregatorStatus, Registration
@@ -31,6 +32,7 @@ from rta.store.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.25
+REPORTS_KEPT_MS = 15_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,15 @@ class Coordinator:
         self._log = outside.open_log()
         self._ownership = Ownership(store, site.aggregators)
         self._committer = Committer(
-            store, self._ownership.generation, on_manifest=self._on_manifest, stand_down=outside.die
+            store, self._ownership.generation, CrashPoints(site), on_manifest=self._on_manifest, stand_down=outside.die
         )
-        self._housekeeper = Housekeeper(store, outside.open_log, site)
+        self._housekeeper = Housekeeper(store, outside.open_log, site, self._ownership)
         self._watch = Watch(site, outside.ask, outside.kill)
         self._datasources: dict[str, Datasource] = {}
         self._catalog_version = -1
         self._reconciling = threading.Lock()
         self._started_ms = _now_ms()
+        self._reports: dict[str, tuple[int, Any]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
 
@@ -97,6 +100,12 @@ class Coordinator:
         return self._committer.offer(part)
 
     # -- calls from the HTTP edge ------------------------------------------------------------------------------------
+
+    def report(self, source: str, snapshot: Any) -> None:
+        """Counters of an HTTP process, for `/metrics`; forgotten when it has been silent for a while."""
+        now = _now_ms()
+        kept = {s: r for s, r in self._reports.items() if now - r[0] < REPORTS_KEPT_MS}
+        self._reports = {**kept, source: (now, snapshot)}
 
     def reconcile(self) -> int:
         """Bring log, manifests and assignment in line with the catalog now; the catalog's version."""
@@ -137,6 +146,7 @@ class Coordinator:
             "actors": self._watch.actors(),
             "datasources": {d.name: self._datasource_status(d) for d in self._datasources.values()},
             "log": self._outside.log_stats(),
+            "metrics": [snapshot for _, snapshot in self._reports.values()],
             "housekeeping": self._housekeeper.status(),
         }
 
@@ -172,10 +182,10 @@ class Coordinator:
 
     def ledger(self, name: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
         """The ledger of one datasource, or the sum of all. Raises NotFoundError."""
-        chosen: Mapping[str, Datasource] = self._datasources
         if name is not None:
-            chosen = {name: self._catalog.get(name)}
-        return self._housekeeper.ledger(list(chosen.values()), time_range_ms)
+            return self._housekeeper.ledger(self._catalog.get(name), time_range_ms)
+        reports = {d.name: self._housekeeper.ledger(d, time_range_ms) for d in self._datasources.values()}
+        return together(reports)
 
     def removal(self, folder: str) -> dict[str, Any]:
         return self._housekeeper.removal(folder)
@@ -198,7 +208,21 @@ class Coordinator:
             self._stop.wait(LOOK_S)
 
     def _on_manifest(self, manifest: Manifest) -> None:
-        self._housekeeper.notify(manifest.datasource)
+        self._housekeeper.notify()
+
+
+def together(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The ledgers of all datasources as one; the single ones stand under `datasources`."""
+    counts = ("lost", "duplicated", "duplicates_dropped")
+    through = [r["complete_through"] for r in reports.values() if r["complete_through"] is not None]
+    stages = sorted({stage for r in reports.values() for stage in r["stages"]})
+    return {
+        **{name: sum(r[name] for r in reports.values()) for name in counts},
+        "complete_through": min(through, default=None),
+        "stages": {stage: sum(r["stages"].get(stage, 0) for r in reports.values()) for stage in stages},
+        "mismatches": [{"datasource": n, **m} for n, r in reports.items() for m in r["mismatches"]],
+        "datasources": dict(reports),
+    }
 
 
 def _now_ms() -> int:

@@ -25,6 +25,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     dedup_memory_ids: int
     query_time_ms: int
     backlog_bytes_max: int
+    crash_at: str | None
     pid: int
     """The process that holds the system up; everything ends with it."""
 

@@ -56,6 +56,11 @@ class Ownership:
         return self._current.coordinator
 
     @property
+    def current(self) -> Assignment:
+        """The newest assignment that this coordinator put."""
+        return self._current
+
+    @property
     def number(self) -> int:
         return self._current.number
 

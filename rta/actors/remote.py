@@ -128,6 +128,9 @@ class CoordinatorActor:
     def offer(self, part: bytes) -> int:
         return self._coordinator.offer(_PART.decode(part))
 
+    def report(self, source: str, snapshot: Any) -> None:
+        self._coordinator.report(source, snapshot)
+
     def reconcile(self) -> int:
         return self._coordinator.reconcile()
 
@@ -304,10 +307,14 @@ async def call_async(method: str, *arguments: Any, timeout_s: float = CALL_S) ->
 def start(site: Site) -> None:
     """Create the actors; they go on by themselves. `ray.init` has been called."""
     data = _encode(site)
-    _KEEP.append(LogHost.options(name=LOG_HOST, namespace=NAMESPACE).remote(data))
-    _KEEP.append(CoordinatorActor.options(name=COORDINATOR, namespace=NAMESPACE).remote(data))
+    _create(LogHost, LOG_HOST, data)
+    _create(CoordinatorActor, COORDINATOR, data)
     for name in site.aggregators:
-        _KEEP.append(AggregatorActor.options(name=name, namespace=NAMESPACE).remote(name, data))
+        _create(AggregatorActor, name, name, data)
+
+
+def _create(actor: Any, name: str, *arguments: Any) -> None:
+    _KEEP.append(actor.options(name=name, namespace=NAMESPACE).remote(*arguments))
 
 
 _KEEP: list[Any] = []

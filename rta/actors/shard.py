@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from rta.actors.commit_queue import CommitQueue, EpochEnded, Listener
+from rta.actors.commit_queue import CommitPorts, CommitQueue, EpochEnded, Listener
+from rta.actors.crash import CrashPoints
 from rta.actors.links import CoordinatorLink, Site
 from rta.actors.load import Load, LoadSpec, id_run, load_newest
 from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
@@ -67,6 +68,7 @@ class Shard:
         self.spec = spec
         self._site = site
         self._ports = ports
+        self._commit_ports = CommitPorts(ports.store, ports.link, CrashPoints(site))
         self._stop = threading.Event()
         self._reload_reason: str | None = None
         self._lives = 0
@@ -127,7 +129,7 @@ class Shard:
             name=f"{self.spec.actor}.{self.spec.generation}.{self._lives}",
             load=load,
             segments=HotSegments(load.offsets, self._merge, self.next_epoch),
-            queue=CommitQueue(load, self.spec, self._ports.store, self._ports.link, listener),
+            queue=CommitQueue(load, self.spec, self._commit_ports, listener),
         )
         self._log_ends = self._ends()
         self._caught_up = self._at_end(load.offsets)

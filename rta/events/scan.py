@@ -18,8 +18,8 @@ from rta.events.trie import Trie, find_child, name_hash
 
 SURE, UNSURE, OVERSIZED = 0, 1, 2
 """What the scanner says of an event: fine so far, ask the exact decoder, larger than one event may be."""
-READ, EMPTY = -1, -2
-"""A body's outcome, where it is not the position at which it stopped being JSON."""
+READ, EMPTY, TOO_MANY = 1, 2, 3
+"""A body's outcome, where it is not `~position`, the place at which it stopped being JSON."""
 NO_ROOM = -(1 << 62)
 LEVELS_MAX = 32
 NAMES_MAX = 2048
@@ -406,7 +406,7 @@ def scan_bodies(
     buf: Bytes,
     bodies: npt.NDArray[np.int64],
     outcomes: npt.NDArray[np.int64],
-    bytes_max: int,
+    limits: tuple[int, int],
     trie: Trie,
     cells: Cells,
     events: Events,
@@ -414,17 +414,21 @@ def scan_bodies(
 ) -> bool:
     """Read all bodies, each (start, end, is lines), into rows.
 
-    Per body, `outcomes` gets the row behind its last and READ, EMPTY or the position where it stopped being JSON (such
-    a body has no rows). False when there are more events than room.
+    Per body, `outcomes` gets the row behind its last and READ, or EMPTY, TOO_MANY or `~position` where it stopped being
+    JSON (such a body has no rows). `limits` are the bytes of an event and the events of a body. False when there are
+    more events than room.
     """
+    bytes_max, events_max = limits
     for i in range(len(bodies)):
         row, rest = work.at[_ROW], work.at[_REST]
         start, end, lines = bodies[i]
         outcome = scan_body(buf, start, end, lines != 0, bytes_max, trie, cells, events, work)
-        if outcome == NO_ROOM:
+        if work.at[_ROW] - row > events_max:
+            outcome = TOO_MANY
+        elif outcome == NO_ROOM:
             return False
         if outcome != READ:
             work.at[_ROW], work.at[_REST] = row, rest
         outcomes[i, 0] = work.at[_ROW]
-        outcomes[i, 1] = outcome if outcome == READ or outcome == EMPTY else ~outcome
+        outcomes[i, 1] = outcome
     return True

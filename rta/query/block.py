@@ -146,7 +146,7 @@ class Block:
         self._numbers: dict[str, NumberColumn] = {}
         self._lists: dict[str, ListColumn] = {}
         self._sketches: dict[str, tuple[Longs, list[bytes]]] = {}
-        self.bytes = int(self.frame.estimated_size())
+        self.frame_bytes = int(self.frame.estimated_size())
 
     def has(self, column: str) -> bool:
         return column in self.frame.columns
@@ -161,7 +161,6 @@ class Block:
             else:
                 found = np.zeros(self.frame.height, np.int32)
             self._codes[column] = found
-            self.bytes += found.nbytes
         return found
 
     def numbers(self, column: str) -> NumberColumn:
@@ -191,7 +190,6 @@ class Block:
                 offsets = np.asarray(array.offsets).astype(np.int32)
             found = ListColumn(offsets, readable(array.values.to_numpy(zero_copy_only=False)))
             self._lists[column] = found
-            self.bytes += offsets.nbytes
         return found
 
     def sketches(self, column: str) -> tuple[Longs, list[bytes]]:

@@ -1,7 +1,8 @@
-"""Values behind paths into JSON text, as columns of a frame: three of them per path.
+"""Values behind paths into JSON text, as columns of a frame: four of them per path.
 
-Owns their names; the reading of JSON is `rta.events.paths`'s. Per path there are the text of whatever stands there (texts as they
-are, everything else as JSON), the number where it is a number, the truth value where it is one; all null where nothing is.
+Owns their names; the reading of JSON is `rta.events.paths`'s. Per path there are the
+text of whatever stands there (texts as they are, everything else as JSON), the number where it is a number, the truth value
+where it is one, and the JSON; all null where nothing or null is.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ def truth_key(field: Field) -> str:
     return f"{field.key}#truth"
 
 
+def json_key(field: Field) -> str:
+    return f"{field.key}#json"
+
+
 def with_paths(events: pl.LazyFrame, fields: Sequence[Field]) -> pl.LazyFrame:
-    """The frame with the three columns of every path beside its own."""
+    """The frame with the four columns of every path beside its own."""
     expressions = []
     for field in fields:
-        names = [text_key(field), number_key(field), truth_key(field)]
-        dtype = pl.Struct(dict(zip(names, (pl.String, pl.Float64, pl.Boolean), strict=True)))
+        names = [text_key(field), number_key(field), truth_key(field), json_key(field)]
+        dtype = pl.Struct(dict(zip(names, (pl.String, pl.Float64, pl.Boolean, pl.String), strict=True)))
 
         def read(texts: pl.Series, path: tuple[str, ...] = field.path, names: list[str] = names) -> pl.Series:
             return pl.DataFrame(dict(zip(names, values_at(texts, path), strict=True))).to_struct()
@@ -41,6 +46,18 @@ def with_paths(events: pl.LazyFrame, fields: Sequence[Field]) -> pl.LazyFrame:
     return events.with_columns(expressions).unnest(packed)
 
 
-def values_at(texts: pl.Series, path: tuple[str, ...]) -> tuple[pl.Series, pl.Series, pl.Series]:
-    """Text, number and truth value at a path in each JSON text."""
-    raise NotImplementedError
+def values_at(texts: pl.Series, path: tuple[str, ...]) -> tuple[pl.Series, pl.Series, pl.Series, pl.Series]:
+    """Text, number, truth value and JSON at a path in each JSON text."""
+    import orjson
+    out=[]
+    for t in texts.to_list():
+        v=None
+        if t is not None:
+            v=orjson.loads(t)
+            for k in path:
+                v=v.get(k) if isinstance(v,dict) else None
+        out.append(v)
+    return (pl.Series([None if v is None else v if isinstance(v,str) else orjson.dumps(v).decode() for v in out],dtype=pl.String),
+      pl.Series([float(v) if isinstance(v,(int,float)) and not isinstance(v,bool) else None for v in out],dtype=pl.Float64),
+      pl.Series([v if isinstance(v,bool) else None for v in out],dtype=pl.Boolean),
+      pl.Series([None if v is None else orjson.dumps(v).decode() for v in out],dtype=pl.String))

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 Close = Callable[[], Awaitable[None]]
 Build = Callable[[Site, Settings], Awaitable[tuple[AsgiApp, Close]]]
 REPORT_S = 1.0
+CACHE_BYTES = 256 << 20
 HEALTH_CHECK_S = 1.0
 
 
@@ -95,7 +96,7 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         StoreDefinitions(store, settings.partitions, settings.dedup_window),
         writer,
         Edge(int.from_bytes(os.urandom(8), "little")),
-        IntakeLimits(Limits(event_bytes=limits.event), body_bytes=limits.body, unpacked_bytes=limits.unpacked),
+        IntakeLimits(Limits(limits.body, limits.unpacked, limits.event)),
         lambda: time.time_ns() // 1_000_000,
         incarnations,
     )
@@ -125,10 +126,11 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     definitions = StoreDefinitions(store, settings.partitions, settings.dedup_window)
     views = HotViews(store, RemotePeers(site.aggregators))
     scans = ScanPool(settings.limits.query_memory)
-    service = QueryService(views, definitions, FileCache(256 << 20), scans, settings)
+    service = QueryService(views, definitions, FileCache(CACHE_BYTES), scans, settings, store)
     app = build_query_app(service, definitions, RemoteControl(), settings)
 
     async def close() -> None:
+        await service.close()
         await scans.close()
 
     return app, close
@@ -163,7 +165,7 @@ def ingest_application(site: Site, settings: Settings) -> Any:
     class Ingest:
         """One replica of the edge."""
 
-    return Ingest.bind()
+    return _bound(Ingest)
 
 
 def query_application(site: Site, settings: Settings) -> Any:
@@ -182,4 +184,9 @@ def query_application(site: Site, settings: Settings) -> Any:
     class Query:
         """One replica of the query side."""
 
-    return Query.bind()
+    return _bound(Query)
+
+
+def _bound(deployment: Any) -> Any:
+    """Serve's decorators turn a class into a deployment, which type checkers do not see."""
+    return deployment.bind()

@@ -10,7 +10,7 @@ Knows nothing of HTTP or events. What waits is bounded by the caller (`rta.serve
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -34,7 +34,7 @@ class GatherLimits(NamedTuple):
     """Batches of one key under way at once: one is decoded while another is appended."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
     size: int
@@ -43,7 +43,7 @@ class _Waiting(Generic[Item, Result]):
 
 @dataclass(slots=True)
 class _Lane(Generic[Item, Result]):
-    waiting: deque[_Waiting[Item, Result]] = field(default_factory=deque)
+    waiting: OrderedDict[_Waiting[Item, Result], None] = field(default_factory=OrderedDict)
     bytes_waiting: int = 0
     running: int = 0
     start: asyncio.Handle | None = None
@@ -66,10 +66,16 @@ class Coalescer(Generic[Item, Result]):
         """
         lane = self._lanes.setdefault(key, _Lane())
         waiting: _Waiting[Item, Result] = _Waiting(item, size, asyncio.get_running_loop().create_future())
-        lane.waiting.append(waiting)
+        lane.waiting[waiting] = None
         lane.bytes_waiting += size
         self._consider(key, lane)
-        return await waiting.done
+        try:
+            return await waiting.done
+        except asyncio.CancelledError:
+            if waiting in lane.waiting:
+                del lane.waiting[waiting]
+                lane.bytes_waiting -= size
+            raise
 
     async def run_alone(self, key: str, item: Item) -> Result:
         """Process an item as a batch of its own, at once."""
@@ -115,11 +121,10 @@ class Coalescer(Generic[Item, Result]):
         batch: list[_Waiting[Item, Result]] = []
         size = 0
         while lane.waiting and size < self._limits.bytes_batch:
-            waiting = lane.waiting.popleft()
+            waiting, _ = lane.waiting.popitem(last=False)
             lane.bytes_waiting -= waiting.size
-            if not waiting.done.done():
-                batch.append(waiting)
-                size += waiting.size
+            size += waiting.size
+            batch.append(waiting)
         return batch
 
     async def _run(self, key: str, lane: _Lane[Item, Result], batch: list[_Waiting[Item, Result]]) -> None:

@@ -1,7 +1,7 @@
 """The documents of the interface as pydantic models, for `/openapi.json`.
 
-They describe; they do not validate: what a request may hold is decided by `rta.query.parse`, `rta.events.definition` and
-`rta.events.decode`, whose errors name the remedy. The tests hold both to each other.
+They describe; they do not validate: what a request may hold is decided by `rta.query.parse`,
+`rta.events.definition` and `rta.events.decode`, whose errors name the remedy. The tests hold both to each other.
 """
 
 from __future__ import annotations

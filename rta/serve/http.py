@@ -197,7 +197,7 @@ def check_caller(scope: Scope) -> None:
     address = caller_address(scope)
     if address is not None and not is_this_machine(address):
         raise ForbiddenError(
-            f"client '{address[:64]}' is not on this machine, and without keys ('auth: none') only this machine is served",
+            f"client '{address[:64]}' is not on this machine, and without keys ('auth: none') only that is served",
             "call from the machine that rta runs on, for example through 'ssh -L'",
         )
     origin = header(scope, b"origin")

@@ -7,18 +7,18 @@ errors of `api.md`. What happens to the body is `rta.serve.intake`'s business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
 
 from rta.errors import BadRequestError, NotFoundError, RtaError, UnsupportedMediaError
-from rta.events.decode import Body, Format, unpack
+from rta.events.bodies import Body, format_of, unpack
 from rta.serve.http import (
     Answer,
     ClientGoneError,
-    ForbiddenError,
+    Message,
     MethodNotAllowedError,
     Receive,
     Scope,
@@ -39,17 +39,8 @@ PATH = "/v1/events"
 DEFAULT_DATASOURCE = "events"
 ALLOW = (b"allow", b"POST, OPTIONS")
 CLOSE = (b"connection", b"close")
-CONTENT_TYPES: dict[str, Format] = {
-    "": Format.JSON,
-    "application/json": Format.JSON,
-    "text/json": Format.JSON,
-    "text/plain": Format.JSON,
-    "application/x-ndjson": Format.NDJSON,
-    "application/ndjson": Format.NDJSON,
-    "application/jsonl": Format.NDJSON,
-    "application/vnd.apache.arrow.stream": Format.ARROW,
-}
-ENCODINGS = frozenset({"gzip", "zstd"})
+"""Of an answer that is given before the body was read to its end: what is still to come can't be told apart."""
+ENCODINGS = frozenset({"gzip", "x-gzip", "zstd"})
 THREAD_BYTES = 64 << 10
 """A packed body of so many bytes is unpacked in a thread, a smaller one at once."""
 IDEMPOTENCY_KEY_MAX = 256
@@ -57,13 +48,31 @@ ERRORS_MAX = 10_000
 """Refused events that one answer lists; beyond, `errors_omitted` counts them."""
 
 
-class _Request(NamedTuple):
+class _Head(NamedTuple):
+    """What is known of a request before its body is read."""
+
     datasource: str
-    format: Format
-    encoding: str | None
-    idempotency_key: str | None
-    generate_ids: bool
+    body: Body
     declared_bytes: int | None
+
+    @property
+    def packed(self) -> bool:
+        return self.body.content_encoding is not None
+
+
+class _Incoming:
+    """A `receive` that remembers whether the body has come to its end."""
+
+    __slots__ = ("_receive", "ended")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.ended = not message.get("more_body", False)
+        return message
 
 
 class IngestApp:
@@ -85,14 +94,15 @@ class IngestApp:
             return
         if scope["type"] != "http":
             return
+        body = _Incoming(receive)
         try:
-            answer = await self._answer(scope, receive)
+            answer = await self._answer(scope, body)
         except ClientGoneError:
             self._requests.add(1, "gone")
             return
         except RtaError as error:
-            answer = error_answer(error, _headers_of(error))
-        except Exception:
+            answer = error_answer(error, _headers_of(error, unread=scope["method"] == "POST" and not body.ended))
+        except Exception:  # noqa: BLE001  # the process stays up; it is logged there with its traceback
             answer = unexpected_answer(f"accepting events at {scope['path'][:200]!r}")
         self._requests.add(1, str(answer.status))
         await send_answer(send, answer, with_body=scope["method"] != "HEAD")
@@ -110,14 +120,14 @@ class IngestApp:
                 f"{scope['method']} {scope['path'][:200]}: only POST is allowed here",
                 "POST events; read them with POST /v1/query",
             )
-        request = _read_head(scope, name)
+        head = _read_head(scope, name)
         await self.intake.definitions.get(name)
-        return await self._accept(request, receive)
+        return await self._accept(head, receive)
 
-    async def _accept(self, request: _Request, receive: Receive) -> Answer:
-        limits = self.intake.limits
-        if request.declared_bytes is not None and request.declared_bytes > limits.body_bytes:
-            raise too_large(f"{request.declared_bytes:,} bytes are announced", limits.body_bytes)
+    async def _accept(self, head: _Head, receive: Receive) -> Answer:
+        limit = self.intake.limits.request.body_bytes
+        if head.declared_bytes is not None and head.declared_bytes > limit:
+            raise too_large(f"{head.declared_bytes:,} bytes are announced", limit)
         budget = self.intake.budget
         held = 0
 
@@ -127,24 +137,23 @@ class IngestApp:
             held += size
 
         try:
-            packed = await read_body(receive, limits.body_bytes, hold)
-            self._body_bytes.add(len(packed))
-            data = packed
-            if request.encoding is not None:
-                data = await self._unpack(packed, request.encoding)
-                hold(len(data))
-            del packed
-            body = Body(data, request.format, request.idempotency_key, request.generate_ids)
-            appended = await self.intake.append(request.datasource, body, len(data))
+            data = await read_body(receive, limit, hold)
+            self._body_bytes.add(len(data))
+            body = replace(head.body, data=data)
+            if head.packed:
+                body = replace(body, data=await self._unpacked(body), content_encoding=None)
+                hold(len(body.data))
+            del data
+            appended = await self.intake.append(head.datasource, body, len(body.data))
         finally:
             budget.give_back(held)
         return _acknowledge(appended)
 
-    async def _unpack(self, packed: bytes, encoding: str) -> bytes:
-        limit = self.intake.limits.unpacked_bytes
-        if len(packed) < THREAD_BYTES:
-            return unpack(packed, encoding, limit)
-        return await self.intake.in_thread(lambda: unpack(packed, encoding, limit))
+    async def _unpacked(self, body: Body) -> bytes:
+        limits = self.intake.limits.request
+        if len(body.data) < THREAD_BYTES:
+            return unpack(body, limits)
+        return await self.intake.in_thread(lambda: unpack(body, limits))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -157,10 +166,9 @@ class IngestApp:
                 return
 
 
-def _headers_of(error: RtaError) -> list[tuple[bytes, bytes]]:
-    """An answer given before the body was read ends the connection: what is still to come can't be told apart."""
+def _headers_of(error: RtaError, *, unread: bool) -> list[tuple[bytes, bytes]]:
     headers = [ALLOW] if isinstance(error, MethodNotAllowedError) else []
-    return [*headers, CLOSE] if error.status in (403, 413, 415, 503) or isinstance(error, ForbiddenError) else headers
+    return [*headers, CLOSE] if unread else headers
 
 
 def _datasource_of(path: str) -> str:
@@ -172,15 +180,8 @@ def _datasource_of(path: str) -> str:
     return name
 
 
-def _read_head(scope: Scope, name: str) -> _Request:
+def _read_head(scope: Scope, name: str) -> _Head:
     """Everything that can be refused before a byte of the body is read."""
-    content_type = (header(scope, b"content-type") or "").split(";", 1)[0].strip().lower()
-    body_format = CONTENT_TYPES.get(content_type)
-    if body_format is None:
-        raise UnsupportedMediaError(
-            f"content type '{content_type[:100]}' is not understood",
-            f"add a header such as 'Content-Type: application/json'; known: {', '.join(filter(None, CONTENT_TYPES))}",
-        )
     encoding = (header(scope, b"content-encoding") or "identity").strip().lower()
     if encoding != "identity" and encoding not in ENCODINGS:
         raise UnsupportedMediaError(f"content encoding '{encoding[:100]}' is not understood", "use gzip, zstd or none")
@@ -189,14 +190,10 @@ def _read_head(scope: Scope, name: str) -> _Request:
         raise BadRequestError(
             f"header 'Idempotency-Key' has {len(key)} characters", f"send 1 to {IDEMPOTENCY_KEY_MAX} characters"
         )
-    return _Request(
-        name,
-        body_format,
-        None if encoding == "identity" else encoding,
-        key,
-        _generate_ids(scope),
-        declared_length(scope),
-    )
+    packing = None if encoding == "identity" else encoding
+    body = Body(b"", header(scope, b"content-type"), packing, key, _generate_ids(scope))
+    format_of(body)
+    return _Head(name, body, declared_length(scope))
 
 
 def _generate_ids(scope: Scope) -> bool:

@@ -16,7 +16,8 @@ from typing import NamedTuple, TypeVar
 
 from rta.errors import NotFoundError, RtaError, UnavailableError
 from rta.events import batch
-from rta.events.decode import Body, Edge, Limits, Outcome, decode
+from rta.events.bodies import Body, Limits
+from rta.events.decode import Edge, Outcome, decode
 from rta.events.schemas import Datasource
 from rta.log.base import Header, LogWriter, Outgoing
 from rta.query.position import Position
@@ -35,11 +36,9 @@ Value = TypeVar("Value")
 
 
 class IntakeLimits(NamedTuple):
-    """Bounds of one process. `events` are the decoder's own limits per event and body."""
+    """Bounds of one process. `request` are those of one body and its events."""
 
-    events: Limits
-    body_bytes: int = 16 << 20
-    unpacked_bytes: int = 64 << 20
+    request: Limits = Limits()
     waiting_bytes: int = 192 << 20
     """Bytes of bodies held at once, from their first byte read to their answer; beyond: 503."""
     threads: int = max(1, min(4, os.cpu_count() or 1))
@@ -173,8 +172,11 @@ class Intake:
         return result
 
     async def _prepare(self, datasource: Datasource, bodies: list[Body]) -> _Prepared:
-        now_ms = self._clock_ms()
-        return await self.in_thread(lambda: _prepare(datasource, bodies, self._edge, now_ms, self.limits.events))
+        """Decode in a thread. The batch gets row numbers of its own: an `Edge` is not to be shared between threads."""
+        now_ms, limits = self._clock_ms(), self.limits.request
+        rows_max = sum(limits.events + len(body.data) for body in bodies)
+        edge = Edge(self._edge.process, self._edge.take(rows_max))
+        return await self.in_thread(lambda: _prepare(datasource, bodies, edge, now_ms, limits))
 
     async def _append(self, datasource: Datasource, parts: list[_Part]) -> str:
         """Returns the position after the parts."""
@@ -215,7 +217,7 @@ class Intake:
         sequences = self._sequences.setdefault(datasource.folder, {})
         sequence = sequences.get(part.partition, 0)
         sequences[part.partition] = sequence + 1
-        header = Header(part.events, part.id_sum, self._edge.id, sequence, datasource.version)
+        header = Header(part.events, part.id_sum, self._edge.process, sequence, datasource.version)
         return Outgoing(part.partition, header, part.payload)
 
     def _count(self, name: str, prepared: _Prepared) -> None:

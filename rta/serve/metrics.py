@@ -212,8 +212,8 @@ LABELLED = {"datasources": "datasource", "actors": "actor", "partitions": "parti
 def status_families(status: Mapping[str, Any]) -> list[Family]:
     """Every number of `/v1/status` as a gauge named after its path: `rta_status_<path>`.
 
-    Under the keys of `LABELLED` the entry's name (or, in a list, its `name`, `actor` or `partition`) is a label.
-    Texts and nulls are left out.
+    Under the keys of `LABELLED` the entry's name (or, in a list, its `name`, `actor` or `partition`) is a label, and a
+    key that is a number is a partition's. Texts and nulls are left out.
     """
     found: dict[str, Family] = {}
     _walk(status, "rta_status", (), found)
@@ -226,11 +226,13 @@ def _walk(value: object, name: str, labels: tuple[tuple[str, str], ...], found: 
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             label = LABELLED.get(str(key))
-            if label is None or label in dict(labels):
+            if str(key).isdecimal() and "partition" not in dict(labels):
+                _walk(inner, name, (*labels, ("partition", str(key))), found)
+            elif label is None or label in dict(labels):
                 _walk(inner, f"{name}_{_metric_part(str(key))}", labels, found)
-                continue
-            for entry, content in _entries(inner):
-                _walk(content, f"{name}_{label}", (*labels, (label, entry)), found)
+            else:
+                for entry, content in _entries(inner):
+                    _walk(content, f"{name}_{label}", (*labels, (label, entry)), found)
 
 
 def _found(name: str, labels: tuple[tuple[str, str], ...], value: float, found: dict[str, Family]) -> None:

@@ -19,10 +19,11 @@ from rta.serve.http import Answer
 TITLE = "rta"
 DESCRIPTION = """Real-time analytics: events in, answers within a second, exactly once.
 
-Errors are `{{"error", "message", "hint"}}`. Times are ISO 8601 UTC with milliseconds, ranges are `start/end`, half open.
+Errors are `{{"error", "message", "hint"}}`. Times are ISO 8601 UTC with milliseconds, ranges are `start/end`,
+half open.
 
-Limits here: a request for events {body:,} bytes as sent and {unpacked:,} unpacked, one event {event:,} bytes; a question
-{query_time:,} ms, {query_rows:,} rows."""
+Limits here: a request for events {body:,} bytes as sent and {unpacked:,} unpacked, one event {event:,} bytes; a
+question {query_time:,} ms, {query_rows:,} rows."""
 INGEST_STATUSES = {
     400: "The body as a whole can't be read; nothing was accepted",
     403: "The caller may not write here",
@@ -55,7 +56,8 @@ def describe(app: FastAPI, limits: LimitSettings) -> dict[str, Any]:
             _drop_default_validation(operation)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    document["paths"] |= _ingest_paths()
+    document["paths"] = _ingest_paths() | document["paths"]
+    document["tags"] = [{"name": name} for name in ("events", "query", "datasources", "operation")]
     return document
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from importlib.metadata import version
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from rta import __version__
 from rta.config import Settings
 from rta.errors import BadRequestError, NotFoundError, RtaError
 from rta.serve import documents
@@ -74,7 +74,7 @@ def build_query_app(
 ) -> FastAPI:
     """The app for everything but events. `registry` also takes what else this process counts for `/metrics`."""
     registry = registry or Registry()
-    app = FastAPI(title="rta", version=version("rta"), docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="rta", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(CallerGate)
     app.add_exception_handler(RtaError, _rta_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -3,14 +3,13 @@
 Owns reading `_delta_log` (checkpoint, then commits) and adding a commit by the store's put-if-absent, with rule 8 of
 the commit protocol for answers that were lost. Every commit is built from the newest state by a function that is asked
 again when somebody else was faster, so that what it checked is what it commits on: an app transaction never goes back
-and a file is never removed twice. Checkpoints are written and old commits cleaned by `deltalake`, in `maintain`.
+and a file is never removed twice. Old commits are removed by `rta.store.maintain`.
 
 Source: the Delta transaction log protocol, reader version 1, writer version 2.
 """
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +18,11 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import msgspec
-import pyarrow.parquet as pq
 
-from rta.errors import CorruptFileError, NotFoundError, UnavailableError
+from rta.errors import CorruptFileError, NotFoundError, StoreFormatError, UnavailableError
 from rta.store import layout
 from rta.store.chain import Chain
+from rta.store.delta_checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 
@@ -31,6 +30,8 @@ ATTEMPTS_MAX = 16
 HISTORY_MAX = 512
 """Commits that can be undone to see the table at an earlier version."""
 ENGINE = "rta"
+READER_VERSION = 1
+WRITER_VERSION = 2
 
 
 class _Times(msgspec.Struct):
@@ -59,15 +60,12 @@ class _Txn(msgspec.Struct):
     version: int
 
 
-class _MetaData(msgspec.Struct):
-    schema: str = msgspec.field(name="schemaString")
-
-
 class _Line(msgspec.Struct):
     add: _Add | None = None
     remove: _Remove | None = None
     txn: _Txn | None = None
-    meta: _MetaData | None = msgspec.field(name="metaData", default=None)
+    meta: dict[str, Any] | None = msgspec.field(name="metaData", default=None)
+    protocol: dict[str, Any] | None = None
     info: dict[str, Any] | None = msgspec.field(name="commitInfo", default=None)
 
 
@@ -89,18 +87,17 @@ class Commit:
 
 @dataclass(slots=True)
 class TableState:
-    """The table at a version; -1 is a table that has no log yet. `schema` is Delta's JSON text."""
+    """The table at a version; -1 is a table that has no log yet. `meta` and `protocol` are Delta's own actions."""
 
     version: int = -1
-    schema: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
     txns: dict[str, int] = field(default_factory=dict)
     files: dict[str, FileRef] = field(default_factory=dict)
 
-    def column_names(self) -> list[str]:
-        return [entry["name"] for entry in self.columns()]
-
     def columns(self) -> list[dict[str, Any]]:
-        return msgspec.json.decode(self.schema)["fields"] if self.schema else []
+        """Delta's description of each column, the partition's included."""
+        return msgspec.json.decode(self.meta["schemaString"])["fields"] if self.meta else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ class DeltaLog:
         self.history: deque[Commit] = deque(maxlen=HISTORY_MAX)
         self._store = store
         self._folder = folder
-        self._prefix = f"{layout.table(folder, table)}/_delta_log"
+        self._prefix = layout.delta_log(folder, table)
         self._chain = Chain(store, self._prefix)
 
     def refresh(self) -> TableState:
@@ -188,6 +185,7 @@ class DeltaLog:
             new = build(self.refresh())
             if new is None:
                 return False
+            self._check_protocol()
             outcome = self._chain.append(self.state.version + 1, encode_commit(new))
             self._apply(outcome.number, outcome.content)
             if outcome.done:
@@ -195,6 +193,15 @@ class DeltaLog:
         raise UnavailableError(
             f"committing to table '{self.table}' of '{self._folder}': {ATTEMPTS_MAX} others were faster", "try again"
         )
+
+    def _check_protocol(self) -> None:
+        needed = self.state.protocol.get("minWriterVersion", WRITER_VERSION)
+        if needed > WRITER_VERSION:
+            raise StoreFormatError(
+                f"table '{self.table}' of '{self._folder}' needs Delta writer version {needed}, "
+                f"rta writes version {WRITER_VERSION}",
+                "another program has switched on a feature of the table; restore it from a backup",
+            )
 
     def _read_next(self) -> bool:
         number = self.state.version + 1
@@ -224,7 +231,9 @@ class DeltaLog:
             if line.txn is not None:
                 state.txns[line.txn.app] = line.txn.version
             if line.meta is not None:
-                state.schema = line.meta.schema
+                state.meta = line.meta
+            if line.protocol is not None:
+                state.protocol = line.protocol
             if line.info is not None:
                 info = line.info
         state.version = version
@@ -273,23 +282,45 @@ class DeltaLog:
         return sorted(int(name.split(".")[0]) for name in names if name.endswith(".checkpoint.parquet"))
 
     def _read_checkpoint(self, version: int) -> TableState:
-        key = f"{self._prefix}/{version:020d}.checkpoint.parquet"
+        key = layout.delta_checkpoint(self._folder, self.table, version)
         try:
-            rows = pq.read_table(io.BytesIO(self._store.get(key)), columns=["add", "txn", "metaData"]).to_pylist()
+            checkpoint = decode_checkpoint(self._store.get(key))
         except (NotFoundError, OSError, ValueError) as error:
             raise CorruptFileError(f"reading the checkpoint '{key}': {error}", "restore it from a backup") from error
-        state = TableState(version=version)
-        for row in rows:
-            add, txn, meta = row["add"], row["txn"], row["metaData"]
-            if add is not None and add["path"] is not None:
-                path = unquote(add["path"])
-                entry = _Add(path, add["size"], dict(add["partitionValues"]), add["stats"])
-                state.files[path] = _file_ref(self.table, path, entry)
-            if txn is not None and txn["appId"] is not None:
-                state.txns[txn["appId"]] = txn["version"]
-            if meta is not None and meta["schemaString"] is not None:
-                state.schema = meta["schemaString"]
-        return state
+        files = {
+            (path := unquote(add["path"])): _file_ref(
+                self.table, path, _Add(path, add["size"], add["partitionValues"], add["stats"])
+            )
+            for add in checkpoint.adds
+        }
+        return TableState(version, checkpoint.meta, checkpoint.protocol, checkpoint.txns, files)
+
+    def checkpoint_version(self) -> int:
+        """The newest checkpoint's, -1 before the first."""
+        return self._last_checkpoint()
+
+    def clean(self, before_ms: int) -> list[str]:
+        """Remove commits and checkpoints that lie before a checkpoint which was written before `before_ms`.
+
+        Opening the table needs none of them; views that old may not live any more. Returns the keys.
+        """
+        listed = [(info, info.key.rpartition("/")[2].split(".")) for info in self._store.list(self._prefix)]
+        numbered = [(info, int(parts[0]), parts[1]) for info, parts in listed if parts[0].isdigit()]
+        old = [number for info, number, kind in numbered if kind == "checkpoint" and info.modified_ms < before_ms]
+        gone = [info.key for info, number, _ in numbered if number < max(old, default=-1)]
+        for key in gone:
+            self._store.delete(key)
+        return gone
+
+    def write_checkpoint(self, now_ms: int) -> int:
+        """Write the newest state down whole, so that opening the table reads no older commit. Returns its version."""
+        state = self.refresh()
+        adds = [_add_action(file, now_ms, data_change=False) for file in state.files.values()]
+        content = encode_checkpoint(Checkpoint(state.meta, state.protocol, state.txns, adds))
+        self._store.put(layout.delta_checkpoint(self._folder, self.table, state.version), content)
+        pointer = {"version": state.version, "size": len(adds) + len(state.txns) + 2}
+        self._store.put(f"{self._prefix}/_last_checkpoint", msgspec.json.encode(pointer))
+        return state.version
 
 
 def encode_commit(new: NewCommit) -> bytes:
@@ -308,23 +339,25 @@ def encode_commit(new: NewCommit) -> bytes:
             "size": file.bytes,
         }
         lines.append({"remove": action})
-    for file in new.add:
-        stats = {
-            "numRecords": file.rows,
-            "minValues": {"__time": _iso(file.time_min_ms)},
-            "maxValues": {"__time": _iso(file.time_max_ms)},
-            "nullCount": {"__time": 0},
-        }
-        action = {
-            "path": quote(file.path, safe="/=._-"),
-            "partitionValues": {"date": file.date},
-            "size": file.bytes,
-            "modificationTime": new.now_ms,
-            "dataChange": new.data_change,
-            "stats": msgspec.json.encode(stats).decode(),
-        }
-        lines.append({"add": action})
+    lines += [{"add": _add_action(file, new.now_ms, new.data_change)} for file in new.add]
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+
+def _add_action(file: FileRef, now_ms: int, data_change: bool) -> dict[str, Any]:
+    stats = {
+        "numRecords": file.rows,
+        "minValues": {"__time": _iso(file.time_min_ms)},
+        "maxValues": {"__time": _iso(file.time_max_ms)},
+        "nullCount": {"__time": 0},
+    }
+    return {
+        "path": quote(file.path, safe="/=._-"),
+        "partitionValues": {"date": file.date},
+        "size": file.bytes,
+        "modificationTime": now_ms,
+        "dataChange": data_change,
+        "stats": msgspec.json.encode(stats).decode(),
+    }
 
 
 def _file_ref(table: str, path: str, add: _Add) -> FileRef:

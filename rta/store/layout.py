@@ -62,8 +62,12 @@ def table_file(folder: str, name: str, path: str) -> str:
     return f"{folder}/tables/{name}/{path}"
 
 
-def delta_commit(folder: str, name: str, version: int) -> str:
-    return f"{folder}/tables/{name}/_delta_log/{version:020d}.json"
+def delta_checkpoint(folder: str, name: str, version: int) -> str:
+    return f"{folder}/tables/{name}/_delta_log/{version:020d}.checkpoint.parquet"
+
+
+def delta_log(folder: str, name: str) -> str:
+    return f"{folder}/tables/{name}/_delta_log"
 
 
 def dated(date: str, name: str) -> str:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from rta.errors import CorruptFileError, InvariantError, NotFoundError
 from rta.events.schemas import Datasource
 from rta.store import layout
-from rta.store.delta_log import DeltaLog, NewCommit, TableState
+from rta.store.delta_log import READER_VERSION, WRITER_VERSION, DeltaLog, NewCommit, TableState
 from rta.store.manifests import ManifestLog
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
@@ -205,7 +205,7 @@ def definition(state: TableState, schema: pa.Schema, name: str, now_ms: int) -> 
         "configuration": CONFIGURATION,
         "createdTime": now_ms,
     }
-    protocol = {"minReaderVersion": 1, "minWriterVersion": 2}
+    protocol = {"minReaderVersion": READER_VERSION, "minWriterVersion": WRITER_VERSION}
     return ({"metaData": meta},) if there else ({"protocol": protocol}, {"metaData": meta})
 
 

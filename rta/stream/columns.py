@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from rta.errors import InvariantError
 from rta.events.keys import hash_values
-from rta.stream.grouping import ALL_VALID, Flags, Ints, Longs, Numbers, readable
+from rta.stream.grouping import ALL_VALID, Flags, Ints, Longs, Numbers, readable, text_words
 
+_WORDS_MAX = 6
+"""Strings of up to 47 bytes are grouped by their bytes, an identifier of 36 among them."""
 _PLAIN = {pa.int64(): np.int64, pa.float64(): np.float64, pa.int32(): np.int32}
 
 
@@ -95,7 +97,7 @@ class Columns:
         return numbers(self.array(name))
 
     def keys(self, name: str) -> list[Longs]:
-        """One or two int64 columns that are equal in two rows exactly when the values are."""
+        """int64 columns, or blocks of them, that are equal in two rows exactly when the values are."""
         found = self._keys.get(name)
         if found is None:
             found = self._keys[name] = _codes(self.array(name), self.valid(name))
@@ -140,10 +142,21 @@ def _codes(array: pa.Array, valid: Flags) -> list[Longs]:
     elif pa.types.is_list(kind):
         return [_list_codes(array)]
     else:
-        return [array.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)]
+        return [_text_codes(array if pa.types.is_string(kind) else array.cast(pa.string()), valid)]
     if not len(valid):
         return [values]
     return [np.where(valid, values, 0), valid.astype(np.int64)]
+
+
+def _text_codes(array: pa.Array, valid: Flags) -> Longs:
+    """Short strings as their own bytes (3-10 ns each), longer ones by a dictionary (15-150 ns)."""
+    _, offset_buffer, data = array.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[array.offset : array.offset + len(array) + 1]
+    words = int(np.diff(offsets).max()) // 8 + 1
+    if words > _WORDS_MAX:
+        return array.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+    letters = np.frombuffer(data if data is not None else b"", np.uint8)
+    return text_words(readable(offsets), readable(letters), valid, words).view(np.int64)
 
 
 def _float_codes(values: npt.NDArray[np.float64]) -> Longs:

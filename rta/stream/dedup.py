@@ -31,7 +31,7 @@ from rta.stream.identity_table import (
     search_run,
     sorted_identities,
 )
-from rta.stream.model import IdRun, Identities, RunWrite
+from rta.stream.model import Identities, IdRun, RunWrite
 
 STEPS = 48
 """Steps for which an identity is known besides its own."""
@@ -226,8 +226,8 @@ class PartitionIds:
         """Runs to write for the epoch, and the keys of the older ones that still count beside them."""
         if self._awaited:
             raise InvariantError(
-                f"partition {self.partition} was cut again before the {len(self._awaited)} id runs of its last cut were "
-                "handed back",
+                f"partition {self.partition} was cut again before the {len(self._awaited)} id runs of its last cut "
+                "were handed back",
                 "call runs_written() with the written runs before the next cut()",
             )
         self.forget()

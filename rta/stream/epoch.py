@@ -88,11 +88,12 @@ def cut_epoch(held: Held, limits: FoldLimits) -> Outcome:
     return Outcome(tuple(writes), encode_state(state), texts, _buffered(held.datasource, rest.get(RAW_TABLE)))
 
 
-def _rollup_candidates(unwritten: UnwrittenRollup, partitions: Mapping[int, Partition], limits: FoldLimits) -> _Candidates:
+def _rollup_candidates(
+    unwritten: UnwrittenRollup, partitions: Mapping[int, Partition], limits: FoldLimits
+) -> _Candidates:
     """A row may be written once its partition's watermark has passed its bucket's end."""
     rows = unwritten.merged()
     partition, buckets = _longs(rows, PARTITION).astype(np.int32), _longs(rows, TIME)
-    # Never so low that the sum of bucket and grain could pass it by wrapping around.
     watermarks = np.full(max(partitions, default=0) + 1, np.iinfo(np.int64).min)
     for number, each in partitions.items():
         if each.watermark.now_ms is not None:
@@ -195,9 +196,7 @@ def _by_partition(rows: pa.Table, partition: Ints) -> dict[int, pa.Table]:
     order = np.argsort(partition, kind="stable")
     found, firsts = np.unique(partition[order], return_index=True)
     edges = [*firsts.tolist(), len(partition)]
-    return {
-        number: rows.take(pa.array(order[edges[i] : edges[i + 1]])) for i, number in enumerate(found.tolist())
-    }
+    return {number: rows.take(pa.array(order[edges[i] : edges[i + 1]])) for i, number in enumerate(found.tolist())}
 
 
 def _buffered(datasource: Datasource, raw: tuple[pa.Table, Ints] | None) -> dict[int, tuple[int, int]]:

@@ -1,8 +1,8 @@
 """Which rows become a file at the end of an epoch, and which wait in the saved state.
 
-Owns the rule that late events of many dates do not make a file per date and epoch: rows of a date that no partition is at
-wait until they are many, have waited long, or too much waits in all. It decides per (table, date) of an actor and changes
-no answer, because rows that wait are in the state, by partition, and readers add them.
+Owns the rule that late events of many dates do not make a file per date and epoch: rows of a date that no partition is
+at wait until they are many, have waited long, or too much waits in all. It decides per (table, date) of an actor and
+changes no answer, because rows that wait are in the state, by partition, and readers add them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def count_dates(days: Longs, table: pa.Table) -> dict[int, DateRows]:
     else:
         found, counts = np.unique(days, return_counts=True)
     return {
-        day: DateRows(count, int(count * row_bytes))
-        for day, count in zip(found.tolist(), counts.tolist(), strict=True)
+        day: DateRows(count, int(count * row_bytes)) for day, count in zip(found.tolist(), counts.tolist(), strict=True)
     }
 
 

@@ -1,10 +1,10 @@
 """The fold of all partitions of one datasource that one actor owns: records in, increments and epochs out.
 
-Every batch is folded over all its partitions in one pass; a partition's duplicates, watermark and open buckets depend on
-its own records only. The rows of a rollup that are in no file yet, of open buckets or late ones alike, are one table by
-partition: a bucket is open as long as the watermark of its partition has not passed its end, and what an event adds after
-that is one more row that readers add. So any cut of the records into batches and epochs, and any split of the partitions
-over actors, gives the same rows once they are added up.
+Every batch is folded over all its partitions in one pass; a partition's duplicates, watermark and open buckets depend
+on its own records only. The rows of a rollup that are in no file yet, of open buckets or late ones alike, are one table
+by partition: a bucket is open as long as the watermark of its partition has not passed its end, and what an event adds
+after that is one more row that readers add. So any cut of the records into batches and epochs, and any split of the
+partitions over actors, gives the same rows once they are added up.
 
 Does no I/O: what to write comes out of `cut`, and id runs come back through `runs_written`.
 """
@@ -20,7 +20,7 @@ import pyarrow as pa
 from rta.errors import InvariantError
 from rta.events.keys import identities_of
 from rta.events.schemas import TIME, Datasource, Rollup
-from rta.stream.columns import Columns, fit, numbers
+from rta.stream.columns import Columns, fit
 from rta.stream.dedup import Duplicates
 from rta.stream.epoch import Held, cut_epoch
 from rta.stream.grouping import Flags, Ints, Longs, readable
@@ -31,8 +31,8 @@ from rta.stream.model import (
     BatchArrived,
     EpochCut,
     FoldLimits,
-    IdRun,
     Identities,
+    IdRun,
     Increment,
     PartitionCut,
     PartitionLoaded,
@@ -126,7 +126,7 @@ class Fold:
         Raises:
             InvariantError: a record of a partition that is not owned or is not ahead of the last one.
 
-        Cost: about 1 ms plus 0.3-0.6 µs for each event with two rollups.
+        Cost: 0.5 ms plus 0.4 ms for each rollup, and 0.4 µs for each event and rollup of six metrics.
         """
         batches = sorted(batches, key=lambda b: b.partition)
         append_times = [self._partition(b).take(b) for b in batches]
@@ -175,7 +175,10 @@ class Fold:
 
     def _increment(self, to_offsets: Mapping[int, int], accepted: _Accepted | None, duplicates: int) -> Increment:
         if accepted is None or accepted.columns.rows == 0:
-            empty = {n: to_polars(partial_schema(u.rollup, self._datasource, False).empty_table()) for n, u in self._rollups.items()}
+            empty = {
+                n: to_polars(partial_schema(u.rollup, self._datasource, False).empty_table())
+                for n, u in self._rollups.items()
+            }
             return Increment(to_offsets, self._schema.empty_table(), empty, duplicates)
         at_once = accepted.columns.rows >= self._limits.deferred_rows
         if not at_once:
@@ -218,7 +221,7 @@ class Fold:
         Raises:
             InvariantError: the runs of the last cut have not been handed back.
 
-        Cost: about 0.2 s for 500,000 events.
+        Cost: 0.1-0.35 s for 500,000 events and one or two rollups.
         """
         run_writes: list[RunWrite] = []
         kept_runs: dict[int, tuple[object, ...]] = {}

@@ -30,7 +30,8 @@ class Groups(NamedTuple):
     first_row: Longs
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
+        """How many groups there are."""
         return len(self.first_row)
 
 
@@ -51,14 +52,17 @@ def readable(values: Numbers) -> Numbers:
 
 
 def group_rows(keys: list[Longs], rows: int) -> Groups:
-    """Number the distinct combinations of the key columns, each of length `rows`."""
-    matrix = np.empty((rows, len(keys)), np.int64)
-    for i, key in enumerate(keys):
-        matrix[:, i] = key
+    """Number the distinct combinations of the keys, each of shape (rows,) or (rows, words)."""
+    matrix = np.empty((rows, sum(key.shape[1] if key.ndim == 2 else 1 for key in keys)), np.int64)
+    at = 0
+    for key in keys:
+        width = key.shape[1] if key.ndim == 2 else 1
+        matrix[:, at : at + width] = key.reshape(rows, width)
+        at += width
     return Groups(*_group_rows(matrix))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def _group_rows(keys: Longs) -> tuple[Ints, Longs]:
     n, width = keys.shape
     of_row = np.empty(n, np.int32)
@@ -107,7 +111,25 @@ def _group_rows(keys: Longs) -> tuple[Ints, Longs]:
     return of_row, first[:groups].copy()
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
+def text_words(offsets: Ints, data: npt.NDArray[np.uint8], valid: Flags, words: int) -> npt.NDArray[np.uint64]:
+    """Strings of at most 8 * words - 1 bytes as that many integers: the bytes, and in the last one length + 1.
+
+    A null is all zeros. Two rows are equal exactly when the strings are.
+    """
+    out = np.zeros((len(offsets) - 1, words), np.uint64)
+    for i in range(len(out)):
+        if len(valid) and not valid[i]:
+            continue
+        first = offsets[i]
+        length = offsets[i + 1] - first
+        for k in range(length):
+            out[i, k >> 3] |= np.uint64(data[first + k]) << np.uint64((k & 7) << 3)
+        out[i, words - 1] |= np.uint64(length + 1) << np.uint64(56)
+    return out
+
+
+@njit(cache=True, nogil=True)
 def count_by_group(valid: Flags, of_row: Ints, groups: int) -> Longs:
     """Rows of each group; only the valid ones where `valid` says so."""
     out = np.zeros(groups, np.int64)
@@ -121,7 +143,7 @@ def count_by_group(valid: Flags, of_row: Ints, groups: int) -> Longs:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def sum_longs(values: Longs, valid: Flags, of_row: Ints, groups: int) -> Longs:
     """Sums that stay at the bound of int64 once they have reached it, instead of wrapping around."""
     out = np.zeros(groups, np.int64)
@@ -131,9 +153,9 @@ def sum_longs(values: Longs, valid: Flags, of_row: Ints, groups: int) -> Longs:
             g = of_row[i]
             a = out[g]
             b = values[i]
-            if a == LONG_MAX or a == LONG_MIN:
+            if a in (LONG_MAX, LONG_MIN):
                 continue
-            if b == LONG_MAX or b == LONG_MIN:
+            if b in (LONG_MAX, LONG_MIN):
                 out[g] = b
             elif b > 0 and a > LONG_MAX - b:
                 out[g] = LONG_MAX
@@ -144,7 +166,7 @@ def sum_longs(values: Longs, valid: Flags, of_row: Ints, groups: int) -> Longs:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def sum_doubles(values: Numbers, valid: Flags, of_row: Ints, groups: int) -> Numbers:
     out = np.zeros(groups, np.float64)
     every = len(valid) == 0
@@ -154,10 +176,8 @@ def sum_doubles(values: Numbers, valid: Flags, of_row: Ints, groups: int) -> Num
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
-def extreme_by_group(
-    values: Numbers, valid: Flags, of_row: Ints, groups: int, largest: bool
-) -> tuple[Numbers, Flags]:
+@njit(cache=True, nogil=True)
+def extreme_by_group(values: Numbers, valid: Flags, of_row: Ints, groups: int, largest: bool) -> tuple[Numbers, Flags]:
     """The smallest or largest valid value of each group, and whether there is one. A NaN counts as no value."""
     out = np.zeros(groups, values.dtype)
     found = np.zeros(groups, np.bool_)
@@ -172,7 +192,7 @@ def extreme_by_group(
     return out, found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def _gather_values(values: Numbers, valid: Flags, of_row: Ints, groups: int) -> tuple[Ints, Numbers]:
     offsets = np.zeros(groups + 1, np.int32)
     every = len(valid) == 0
@@ -191,7 +211,7 @@ def _gather_values(values: Numbers, valid: Flags, of_row: Ints, groups: int) -> 
     return offsets, out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def _gather_lists(starts: Ints, ends: Ints, values: Numbers, of_row: Ints, groups: int) -> tuple[Ints, Numbers]:
     offsets = np.zeros(groups + 1, np.int32)
     for i in range(len(of_row)):
@@ -210,7 +230,7 @@ def _gather_lists(starts: Ints, ends: Ints, values: Numbers, of_row: Ints, group
     return offsets, out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def _sort_lists(offsets: Ints, values: Numbers, longest: int) -> None:
     for g in range(len(offsets) - 1):
         a, b = offsets[g], offsets[g + 1]
@@ -228,7 +248,7 @@ def _sort_lists(offsets: Ints, values: Numbers, longest: int) -> None:
             values[j + 1] = v
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def _distinct_lists(offsets: Ints, values: Numbers) -> tuple[Ints, Numbers]:
     out = np.empty(len(offsets), np.int32)
     out[0] = 0
@@ -243,7 +263,7 @@ def _distinct_lists(offsets: Ints, values: Numbers) -> tuple[Ints, Numbers]:
     return out, values[:at].copy()
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def _without_lists(offsets: Ints, values: Numbers, dropped: Flags) -> tuple[Ints, Numbers]:
     out = np.empty(len(offsets), np.int32)
     out[0] = 0
@@ -260,12 +280,12 @@ def _without_lists(offsets: Ints, values: Numbers, dropped: Flags) -> tuple[Ints
 
 def gather_values(values: Numbers, valid: Flags, groups: Groups) -> Lists:
     """The valid values of each group, in the order of the rows."""
-    return Lists(*_gather_values(values, valid, groups.of_row, groups.count))
+    return Lists(*_gather_values(values, valid, groups.of_row, groups.number))
 
 
 def gather_lists(starts: Ints, ends: Ints, values: Numbers, groups: Groups) -> Lists:
     """The rows' lists joined per group; row i has `values[starts[i]:ends[i]]`."""
-    return Lists(*_gather_lists(starts, ends, values, groups.of_row, groups.count))
+    return Lists(*_gather_lists(starts, ends, values, groups.of_row, groups.number))
 
 
 def sort_lists(lists: Lists, longest: int = 2**31 - 1) -> Lists:

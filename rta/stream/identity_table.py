@@ -1,8 +1,8 @@
 """The inner loops of duplicate detection: a hash table of identities, a filter, search in a sorted run, sorting.
 
-Arrays in, arrays out; what a step means and when an identity is forgotten is `rta.stream.dedup`'s. Identities are hashes
-already, so their bits are used as they are: a slot is the high half scaled to the table's size. That keeps the table in
-the order of the identities, which makes growing it one sequential pass.
+Arrays in, arrays out; what a step means and when an identity is forgotten is `rta.stream.dedup`'s. Identities are
+hashes already, so their bits are used as they are: a slot is the high half scaled to the table's size. That keeps the
+table in the order of the identities, which makes growing it one sequential pass.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ FREE = np.int32(-1)
 """Step of a slot that holds nothing."""
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
-def _slot(high: Any, capacity: int) -> int:
+@njit(cache=True, nogil=True)
+def _slot(high: Any, capacity: int) -> Any:
     return np.int64(((high >> np.uint64(32)) * np.uint64(capacity)) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def admit(
     table: Identities, table_steps: Ints, ids: Identities, steps: Longs, refused: Flags, window: int
 ) -> tuple[Flags, int]:
@@ -70,7 +70,7 @@ def admit(
     return new, filled
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def move(old: Identities, old_steps: Ints, table: Identities, table_steps: Ints, oldest: int) -> int:
     """Copy the entries of step `oldest` and younger into an empty table; how many those are."""
     capacity = len(table_steps)
@@ -90,7 +90,7 @@ def move(old: Identities, old_steps: Ints, table: Identities, table_steps: Ints,
     return moved
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def live_entries(table_steps: Ints, oldest: int) -> int:
     n = 0
     for step in table_steps:
@@ -99,7 +99,7 @@ def live_entries(table_steps: Ints, oldest: int) -> int:
     return n
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def _filter_mask(low: Any) -> Any:
     one = np.uint64(1)
     six = np.uint64(63)
@@ -111,14 +111,14 @@ def _filter_mask(low: Any) -> Any:
     )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def filter_add(words: npt.NDArray[np.uint64], ids: Identities) -> None:
     """Mark identities in a Bloom filter of 64-bit blocks: one word and four bits each."""
     for i in range(len(ids)):
         words[_slot(ids[i, 0], len(words))] |= _filter_mask(ids[i, 1])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def filter_maybe(words: npt.NDArray[np.uint64], ids: Identities) -> Flags:
     """Which identities may have been added; never misses one that was."""
     out = np.zeros(len(ids), np.bool_)
@@ -128,7 +128,7 @@ def filter_maybe(words: npt.NDArray[np.uint64], ids: Identities) -> Flags:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def search_run(run: Identities, ids: Identities, found: Flags, wanted: Flags) -> None:
     """Mark in `found` which of the wanted identities the sorted run holds."""
     for i in range(len(ids)):
@@ -145,7 +145,7 @@ def search_run(run: Identities, ids: Identities, found: Flags, wanted: Flags) ->
         found[i] = a < len(run) and run[a, 0] == high and run[a, 1] == low
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def _order_equal_highs(ids: Identities) -> None:
     for i in range(1, len(ids)):
         j = i
@@ -163,7 +163,7 @@ def sorted_identities(ids: Identities) -> Identities:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]  # numba ships no types
+@njit(cache=True, nogil=True)
 def sums_by_record(low: npt.NDArray[np.uint64], new: Flags, ends: Longs) -> npt.NDArray[np.uint64]:
     """Per record: folded, their sum, dropped, their sum. `ends` are the rows at which the records end."""
     out = np.zeros((len(ends), 4), np.uint64)

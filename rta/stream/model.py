@@ -1,7 +1,7 @@
 """What goes into the fold and what comes out of it. Columns in, columns and instructions out.
 
-Frames of rollup rows ("partials") are `Datasource.rollup_schema(rollup)`; where this module says "by partition" they have
-one more column, `__partition` (int32). Raw rows are `Datasource.raw_schema()` Arrow tables.
+Frames of rollup rows ("partials") are `Datasource.rollup_schema(rollup)`; where this module says "by partition" they
+have one more column, `__partition` (int32). Raw rows are `Datasource.raw_schema()` Arrow tables.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class FoldLimits:
     """Bounds of one fold: one datasource on one actor. None of them changes an answer.
 
     Args:
-        dedup_memory_ids: Identities in memory, 29-43 bytes each; beyond it the oldest are looked up in their runs. Those
-            of the epoch under way are in no run yet and stay in memory beyond it.
-        file_rows_min: A date with fewer rows in an epoch waits for company, unless it is the date that a partition is at.
+        dedup_memory_ids: Identities in memory, 29-43 bytes each; beyond it the oldest are looked up in their runs.
+            Those of the epoch under way are in no run yet and stay in memory beyond it.
+        file_rows_min: A date with fewer rows waits for company, unless it is the date that a partition is at.
         wait_epochs_max: But no longer than so many epochs.
-        waiting_files_max: At most so many files are written in one epoch only because their rows have waited long enough.
+        waiting_files_max: So many files at most are written in one epoch just because their rows have waited enough.
         waiting_rows: Rows of all tables that may wait together; beyond it the largest dates are written.
         waiting_bytes: The same in bytes of memory.
         open_rows: Rows of open buckets; beyond it they are written before they close, and later ones add to them.

@@ -62,7 +62,7 @@ _FIELD_TYPES: dict[MetricType, frozenset[ColumnType]] = {
     MetricType.QUANTILE: _NUMBERS,
     MetricType.MIN: _NUMBERS | {ColumnType.TIMESTAMP},
     MetricType.MAX: _NUMBERS | {ColumnType.TIMESTAMP},
-    MetricType.UNIQUE: frozenset(ColumnType),
+    MetricType.UNIQUE: frozenset(ColumnType) - {ColumnType.STRINGS},
     MetricType.TOP: frozenset(ColumnType) - {ColumnType.STRINGS},
 }
 
@@ -126,10 +126,18 @@ def merge_partials(parts: Sequence[pl.DataFrame], rollup: Rollup, datasource: Da
     return to_polars(merge_tables(tables, rollup, datasource))
 
 
+class _Stream:
+    """An Arrow table without its type: polars takes the bare stream in 30 µs, a `pa.Table` in 130."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
 def to_polars(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return pl.DataFrame(_Stream(table))
 
 
 def from_polars(frame: pl.DataFrame) -> pa.Table:
@@ -160,7 +168,9 @@ def build_partials(columns: Columns, rollup: Rollup, datasource: Datasource, par
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def merge_tables(tables: Sequence[pa.Table], rollup: Rollup, datasource: Datasource, by_partition: bool = False) -> pa.Table:
+def merge_tables(
+    tables: Sequence[pa.Table], rollup: Rollup, datasource: Datasource, by_partition: bool = False
+) -> pa.Table:
     """Partial rows of one schema merged into one row per (partition,) bucket and dimensions."""
     schema = partial_schema(rollup, datasource, by_partition)
     columns = Columns(pa.concat_tables([t.select(schema.names) for t in tables]).combine_chunks())
@@ -169,7 +179,7 @@ def merge_tables(tables: Sequence[pa.Table], rollup: Rollup, datasource: Datasou
     leading = (PARTITION, TIME) if by_partition else (TIME,)
     keys = [key for name in (*leading, *rollup.dimensions) for key in columns.keys(name)]
     groups = group_rows(keys, columns.rows)
-    if groups.count == columns.rows:
+    if groups.number == columns.rows:
         return columns.table
     first = pa.array(groups.first_row)
     arrays = [columns.array(name).take(first) for name in leading]
@@ -189,9 +199,9 @@ def _build(metric: MetricSpec, columns: Columns, groups: Groups) -> list[pa.Arra
     name = metric.field or ""
     match metric.type:
         case MetricType.COUNT:
-            return [pa.array(count_by_group(ALL_VALID, groups.of_row, groups.count))]
+            return [pa.array(count_by_group(ALL_VALID, groups.of_row, groups.number))]
         case MetricType.SUM:
-            n = pa.array(count_by_group(columns.valid(name), groups.of_row, groups.count))
+            n = pa.array(count_by_group(columns.valid(name), groups.of_row, groups.number))
             return [_sum(name, columns, groups), n]
         case MetricType.MIN | MetricType.MAX:
             return [_extreme(name, metric.type is MetricType.MAX, columns, groups)]
@@ -231,12 +241,12 @@ def _merge(metric: MetricSpec, columns: Columns, groups: Groups) -> list[pa.Arra
 def _sum(name: str, columns: Columns, groups: Groups) -> pa.Array:
     values = columns.numbers(name)
     add = sum_doubles if values.dtype == np.float64 else sum_longs
-    return pa.array(add(values, columns.valid(name), groups.of_row, groups.count))
+    return pa.array(add(values, columns.valid(name), groups.of_row, groups.number))
 
 
 def _extreme(name: str, largest: bool, columns: Columns, groups: Groups) -> pa.Array:
     array = columns.array(name)
-    values, found = extreme_by_group(columns.numbers(name), columns.valid(name), groups.of_row, groups.count, largest)
+    values, found = extreme_by_group(columns.numbers(name), columns.valid(name), groups.of_row, groups.number, largest)
     out = pa.array(values) if found.all() else pa.array(values, mask=~found)
     return out.view(array.type) if pa.types.is_timestamp(array.type) else out
 
@@ -265,7 +275,7 @@ def _build_top(name: str, columns: Columns, groups: Groups) -> list[pa.Array]:
 def _merge_top(metric: MetricSpec, columns: Columns, groups: Groups) -> list[pa.Array]:
     starts, ends, items = columns.lists(metric.items)
     order = gather_lists(starts, ends, np.arange(len(items), dtype=np.int64), groups)
-    of_item = np.repeat(np.arange(groups.count, dtype=np.int32), np.diff(order.offsets))
+    of_item = np.repeat(np.arange(groups.number, dtype=np.int32), np.diff(order.offsets))
     items = items.take(pa.array(order.values))
     sketches = _sketches(metric, columns, groups)
     return _top(items.field("value"), of_item, numbers(items.field("count")), groups, sketches)
@@ -275,7 +285,7 @@ def _top(text: pa.Array, of_item: Ints, counts: Numbers, groups: Groups, sketche
     """Add up counts per (group, value) and lay them out as one list per group."""
     codes: Longs = text.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     pairs = group_rows([of_item.astype(np.int64), codes], len(codes))
-    totals = sum_longs(readable(counts), ALL_VALID, pairs.of_row, pairs.count)
+    totals = sum_longs(readable(counts), ALL_VALID, pairs.of_row, pairs.number)
     of_pair = Groups(of_item[pairs.first_row], groups.first_row)
-    lists = gather_values(np.arange(pairs.count, dtype=np.int64), ALL_VALID, of_pair)
+    lists = gather_values(np.arange(pairs.number, dtype=np.int64), ALL_VALID, of_pair)
     return list(finish_top(text.take(pa.array(pairs.first_row)), lists, totals, sketches))

@@ -1,8 +1,8 @@
 """The saved state of an actor's partitions as bytes: what is folded but in no file yet.
 
-Layout: magic, format, header length and CRC (little endian), a msgpack header, then sections. A section is one Arrow IPC
-stream (LZ4) of one partition: `rows` holds raw rows that wait, `open/<rollup table>` rollup rows of open buckets and
-buffered late rows. Sections that this version does not know are carried along as they are; missing ones are empty.
+Layout: magic, format, header length and CRC (little endian), a msgpack header, then sections. A section is one Arrow
+IPC stream (LZ4) of one partition: `rows` holds raw rows that wait, `open/<rollup table>` rollup rows of open buckets
+and buffered late rows. Sections that this version does not know are carried along as they are; missing ones are empty.
 Columns follow the definition of their time; fitting them to the present one is the reader's business.
 """
 
@@ -119,7 +119,9 @@ def state_rows(
     frames = {}
     for rollup in datasource.rollups:
         schema = datasource.rollup_schema(rollup)
-        tables = [fit(_read(e.sections[name], body), schema) for e in wanted if (name := _OPEN + rollup.table) in e.sections]
+        tables = [
+            fit(_read(e.sections[name], body), schema) for e in wanted if (name := _OPEN + rollup.table) in e.sections
+        ]
         frames[rollup.name] = to_polars(merge_tables([*tables, schema.empty_table()], rollup, datasource))
     schema = datasource.raw_schema()
     rows = [fit(_read(e.sections[_ROWS], body), schema) for e in wanted if _ROWS in e.sections]

@@ -1,15 +1,15 @@
 """Aggregates that do not fit a number: quantiles, distinct counts, heavy hitters.
 
 Owns when plain items become a DataSketches sketch, how the two merge, and what is estimated from either. A row holds
-items or a sketch, never both; it holds items exactly as long as there are at most `ITEMS_MAX` of them, however they came
-together, so every estimate from items is exact and does not depend on the order of merging. Does not know of tables.
+items or a sketch, never both; it holds items exactly as long as there are at most `ITEMS_MAX` of them, however they
+came together, so every estimate from items is exact and does not depend on the order of merging. Knows of no tables.
 
 - quantile: every value, sorted; then KLL (k = 200). KLL compacts by the toss of a coin, so two sketches of the same
   values may differ within their bound.
 - uniques: distinct 64-bit hashes, sorted; then HLL (lgK = 12, 8 bits) of the hashes.
 - top: distinct values with exact counts, in no order; then a frequent-strings sketch (2^12 entries).
 
-Cost: a vectorised update of 30 M values/s for KLL, 25 M/s for HLL; 3-7 µs for each sketch that is read, merged, written.
+Cost: a vectorised update of 30 M values/s for KLL, 25 M/s for HLL; 3-7 µs to read, merge and write one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rta.stream.grouping import Lists, without_lists
 
 KLL_K = 200
 KLL_RANK_ERROR = 0.0133
-"""Normalized rank error of a quantile at k = 200, with 99 % confidence (`kll.get_normalized_rank_error(200, False)`)."""
+"""Normalized rank error of a quantile at k = 200, with 99 % confidence (`get_normalized_rank_error(200, False)`)."""
 HLL_LG_K = 12
 HLL_RELATIVE_ERROR = 0.0163
 """One standard deviation of the relative error of a union at lgK = 12 (1.04 / sqrt(4096))."""
@@ -52,7 +52,9 @@ def finish_uniques(lists: Lists, sketches: Sketches) -> tuple[pa.Array, pa.Array
     return _finish(lists, sketches, hll_of)
 
 
-def finish_top(values: pa.Array, lists: Lists, counts: npt.NDArray[np.int64], sketches: Sketches) -> tuple[pa.Array, pa.Array]:
+def finish_top(
+    values: pa.Array, lists: Lists, counts: npt.NDArray[np.int64], sketches: Sketches
+) -> tuple[pa.Array, pa.Array]:
     """Items and sketch columns of a top metric.
 
     Args:
@@ -67,9 +69,7 @@ def finish_top(values: pa.Array, lists: Lists, counts: npt.NDArray[np.int64], sk
 
     lists, mask, column = _split(lists, sketches, sketch)
     order = pa.array(lists.values)
-    items = pa.StructArray.from_arrays(
-        [values.take(order), pa.array(counts[lists.values])], fields=_TOP_FIELDS
-    )
+    items = pa.StructArray.from_arrays([values.take(order), pa.array(counts[lists.values])], fields=_TOP_FIELDS)
     return pa.ListArray.from_arrays(pa.array(lists.offsets), items, mask=mask), column
 
 
@@ -156,7 +156,7 @@ def read_frequent(data: bytes) -> Any:
 def _read(kind: Any, data: bytes, metric: str) -> Any:
     try:
         return kind.deserialize(data)
-    except Exception as error:  # noqa: BLE001  # the binding raises whatever C++ threw
+    except Exception as error:  # the binding raises whatever C++ threw
         raise CorruptFileError(f"reading a {metric} sketch of {len(data)} bytes: {error}") from error
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from rta.errors import LogGapError
-from rta.log.embedded import EmbeddedReader, EmbeddedSettings
+from rta.log.embedded import EmbeddedReader, EmbeddedSettings, segments
 
 from .served import KIB, Served, drain, outgoing, until
 
@@ -96,6 +97,26 @@ def test_follower_that_lags_behind_trimming_sees_a_gap_or_everything() -> None:
     for run in runs:
         numbers = [int(word) for word in run.split()]
         assert numbers == list(range(numbers[0], numbers[-1] + 1, 3)) if numbers else True
+
+
+@pytest.mark.parametrize("records", [1, 8])
+def test_fetch_that_trimming_overtakes_is_a_gap_and_not_an_answer_with_a_hole(
+    monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    with Served(RESTLESS) as log, closing(log.reader()) as reader:
+        log.create(partitions=1)
+        ends = log.append(*[[outgoing(0, b"x" * 50 * KIB)] for _ in range(records)])
+        assert len(log.files("*.db")) == records
+        read = segments.read
+
+        def read_after_trimming(*arguments: Any) -> segments.Cut:
+            log.append([outgoing(0, b"begins another file")])
+            log.trim(ends[-1])
+            return read(*arguments)
+
+        monkeypatch.setattr(segments, "read", read_after_trimming)
+        with pytest.raises(LogGapError, match=str(ends[-1][0])):
+            reader.fetch("t", {0: 0}, 1 << 20)
 
 
 def test_idle_readers_do_not_keep_pages_in_the_write_ahead_log() -> None:

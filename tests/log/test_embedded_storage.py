@@ -83,12 +83,15 @@ def test_append_time_survives_in_a_file_that_is_still_empty() -> None:
     now = [9000]
     with Served(SMALL, clock=lambda: now[0]) as log:
         log.create(partitions=1)
-        ends = log.append(*[[outgoing(0, b"x" * 70 * KIB)] for _ in range(2)])
-        log.trim(ends[-1])
-        log.append([outgoing(0, b"x" * 70 * KIB)])
+        ends = log.append(*[[outgoing(0, b"x" * 70 * KIB)] for _ in range(3)])
+        log.stop()
+        # As after a crash between beginning a file and the first commit to it.
+        with closing(sqlite3.connect(log.files("*.db")[-1])) as connection:
+            connection.execute("DELETE FROM record")
+            connection.commit()
         now[0] = 100
-        log.restart()
-        log.append([outgoing(0, b"y")])
+        log.start()
+        assert log.append([outgoing(0, b"y")]) == [ends[-1]]
         assert log.read()[-1].append_time_ms == 9000
 
 

@@ -199,7 +199,9 @@ class World:
         self.moment = self.state.publish(manifest(self.number, self.ends))
 
 
-STEPS = ("append",) * 4 + ("fold",) * 6 + ("cut",) * 2 + ("commit",) * 2 + ("refresh",) * 4 + ("let_go", "crash", "move")
+STEPS = (
+    ("append",) * 4 + ("fold",) * 6 + ("cut",) * 2 + ("commit",) * 2 + ("refresh",) * 4 + ("let_go", "crash", "move")
+)
 
 
 @settings(max_examples=300, deadline=None)

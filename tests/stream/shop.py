@@ -26,6 +26,7 @@ from rta.events.schemas import (
     Retention,
     Rollup,
 )
+from rta.stream.columns import fit
 from rta.stream.fold import Fold
 from rta.stream.model import (
     BatchArrived,
@@ -98,11 +99,12 @@ class Event(NamedTuple):
 
 
 def table_of(events: Sequence[Event], source: Datasource | None = None) -> pa.Table:
-    schema = (source or datasource()).raw_schema()
+    schema = datasource().raw_schema()
     columns: dict[str, Any] = {name: [getattr(e, name) for e in events] for name in Event._fields[1:]}
     columns[TIME] = pa.array([START + e.time for e in events], pa.int64()).cast(TIMESTAMP)
     columns[REST] = pa.nulls(len(events), pa.string())
-    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
+    rows = pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
+    return fit(rows, source.raw_schema()) if source else rows
 
 
 EVENTS = st.builds(
@@ -125,7 +127,9 @@ class Arrival(NamedTuple):
     events: tuple[Event, ...]
 
 
-def records(arrivals: Iterable[Arrival], source: Datasource, first: Mapping[int, int] | None = None) -> list[BatchArrived]:
+def records(
+    arrivals: Iterable[Arrival], source: Datasource, first: Mapping[int, int] | None = None
+) -> list[BatchArrived]:
     """The arrivals as records, numbered per partition."""
     offsets: dict[int, int] = dict(first or {})
     out = []

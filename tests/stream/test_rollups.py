@@ -17,7 +17,18 @@ from rta.events.schemas import Column, ColumnType, Grain, MetricSpec, MetricType
 from rta.stream import sketches
 from rta.stream.grouping import LONG_MAX, LONG_MIN
 from rta.stream.rollups import check_rollups, finest_partials, from_polars, merge_partials
-from tests.stream.shop import BY_PAGE, EVENTS, METRICS, START, TOTAL, Event, canonical, datasource, folded_at_once, table_of
+from tests.stream.shop import (
+    BY_PAGE,
+    EVENTS,
+    METRICS,
+    START,
+    TOTAL,
+    Event,
+    canonical,
+    datasource,
+    folded_at_once,
+    table_of,
+)
 
 SOURCE = datasource()
 
@@ -64,7 +75,9 @@ def test_partials_of_raw_rows_equal_a_plain_oracle(events: list[Event]) -> None:
     assert found.keys() == expected.keys()
     for key, metrics in expected.items():
         for name, value in metrics.items():
-            same = found[key][name] == value or (isinstance(value, float) and math.isnan(value) and math.isnan(found[key][name]))
+            same = found[key][name] == value or (
+                isinstance(value, float) and math.isnan(value) and math.isnan(found[key][name])
+            )
             assert same, (key, name, found[key][name], value)
 
 
@@ -100,7 +113,9 @@ def test_items_end_at_the_same_count_however_they_came_together(events: list[Eve
             sketch = sketches.read_kll(merged["price__sketch"])
             assert (sketch.n, sketch.get_min_value(), sketch.get_max_value()) == (len(prices), min(prices), max(prices))
         if merged["pages__sketch"] is not None:
-            assert sketches.read_frequent(merged["pages__sketch"]).total_weight == sum(e.page is not None for e in events)
+            assert sketches.read_frequent(merged["pages__sketch"]).total_weight == sum(
+                e.page is not None for e in events
+            )
 
 
 def test_a_merge_of_sketches_never_loses_a_value() -> None:
@@ -171,7 +186,11 @@ def test_dimensions_of_every_type_group_by_value() -> None:
         source = datasource((rollup,), columns=(Column(name, kind, (name,)),))
         schema = source.raw_schema()
         rows = pa.table(
-            [pa.array([START] * 5, pa.int64()).cast(schema.field(0).type), pa.array(values, schema.field(1).type), pa.nulls(5, pa.string())],
+            [
+                pa.array([START] * 5, pa.int64()).cast(schema.field(0).type),
+                pa.array(values, schema.field(1).type),
+                pa.nulls(5, pa.string()),
+            ],
             schema=schema,
         )
         frame = finest_partials(rows, rollup, source)
@@ -188,7 +207,9 @@ def test_a_merge_takes_buckets_that_a_reader_made_coarser() -> None:
 
 def test_a_sketch_that_is_garbage_names_its_metric() -> None:
     frame = partial([Event(0, "1")])
-    bad = frame.with_columns(pl.lit(b"\x01\x02").alias("price__sketch"), pl.lit(None, pl.List(pl.Float64)).alias("price__items"))
+    bad = frame.with_columns(
+        pl.lit(b"\x01\x02").alias("price__sketch"), pl.lit(None, pl.List(pl.Float64)).alias("price__items")
+    )
     with pytest.raises(CorruptFileError, match="quantile sketch of 2 bytes"):
         merge_partials([bad, frame], BY_PAGE, SOURCE)
 

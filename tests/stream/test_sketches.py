@@ -68,7 +68,10 @@ def test_uniques_of_a_sketch_are_within_four_standard_deviations() -> None:
 def test_uniques_do_not_depend_on_the_order_of_merging() -> None:
     parts = [hll_of(RNG.integers(0, 2**62, 5_000)) for _ in range(4)]
     none = np.zeros(0, np.int64)
-    estimates = [uniques(pl.Series([None], dtype=pl.List(pl.Int64)), sketch_column(hll_of(none, order)))[0] for order in (parts, parts[::-1])]
+    estimates = [
+        uniques(pl.Series([None], dtype=pl.List(pl.Int64)), sketch_column(hll_of(none, order)))[0]
+        for order in (parts, parts[::-1])
+    ]
     assert estimates[0] == pytest.approx(estimates[1], rel=1e-9)
 
 

@@ -60,21 +60,19 @@ function draw(box, { points, step, running, format, label }) {
   const y = (v) => height - BOTTOM - (v / top) * (height - TOP - BOTTOM);
   const path = (list) => list.map((p, i) => `${i ? "L" : "M"}${x(p.t).toFixed(1)} ${y(p.v).toFixed(1)}`).join("");
   const over = points.slice(0, points.length - running);
-  const still = points.slice(Math.max(0, points.length - running - 1));
+  const still = points.slice(points.length - running);
   const grid = marks.map((v) => `<line class="${v ? "grid" : "base"}" x1="${LEFT}" x2="${width - RIGHT}" y1="${y(v)}" y2="${y(v)}"/>` +
     `<text x="${LEFT - 8}" y="${y(v) + 4}" text-anchor="end">${format(v)}</text>`);
-  const times = timeTicks(from, to, width - LEFT - RIGHT).map((t) => {
-    const anchor = x(t) > width - 28 ? "end" : x(t) < LEFT + 16 ? "start" : "middle";
-    return `<text x="${x(t)}" y="${height - 4}" text-anchor="${anchor}">${clock(t, to - from < 3e5)}</text>`;
-  });
+  const times = timeTicks(from, to, width - LEFT - RIGHT).filter((t) => x(t) > LEFT + 24 && x(t) < width - 24)
+    .map((t) => `<text x="${x(t)}" y="${height - 4}" text-anchor="middle">${clock(t, to - from < 3e5)}</text>`);
   const area = over.length > 1 ? `<path class="area" d="${path(over)}L${x(over.at(-1).t)} ${y(0)}L${x(from)} ${y(0)}Z"/>` : "";
-  const dashed = running ? `<path class="line running" d="${path(still)}"/>` : "";
+  const open = still.map((p) => `<circle class="running" cx="${x(p.t)}" cy="${y(p.v)}" r="3"/>`).join("");
   const hover = hovered(box, points, from, step, width);
   const cross = hover ? `<line class="cross" x1="${x(hover.t)}" x2="${x(hover.t)}" y1="${TOP}" y2="${y(0)}"/>` +
     `<circle class="dot" cx="${x(hover.t)}" cy="${y(hover.v)}" r="4.5"/>` : "";
   const last = over.at(-1) ?? points.at(-1);
   box.innerHTML = `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${label}: ${format(last.v)} at ${clock(last.t, true)}">` +
-    `${grid.join("")}${times.join("")}${area}<path class="line" d="${path(over)}"/>${dashed}${cross}</svg>`;
+    `${grid.join("")}${times.join("")}${area}<path class="line" d="${path(over)}"/>${open}${cross}</svg>`;
   if (hover) {
     const tip = document.createElement("output");
     tip.textContent = `${clock(hover.t, step < 60e3)}  ${format(hover.v)}${points.indexOf(hover) >= points.length - running ? " so far" : ""}`;

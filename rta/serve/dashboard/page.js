@@ -179,6 +179,7 @@ function drawMinutes(rows, now) {
     const some = points.some((p) => p.v !== 0);
     const label = chart === "revenue" ? "Revenue per minute" : "Errors per minute";
     text(`${chart}-now`, some ? format(points.at(-2).v) : "");
+    text(`${chart}-sofar`, some ? `last full minute, ${format(points.at(-1).v)} since` : "");
     if (some) line($(`chart-${chart}`), { points, step: 60e3, running: 1, format: axis, label });
     else empty($(`chart-${chart}`), chart === "revenue" ? "no purchases in the last hour" : "no errors in the last hour");
   }

@@ -1,0 +1,206 @@
+"""The coordinator's slow work, one datasource after the other in a thread of its own.
+
+Per datasource and round: roll the Delta tables forward, audit what the manifests committed, a bounded piece of compaction,
+retention and sweep, and trim the log below the newest manifest read back from the store (protocol.md, rule 15). Nothing
+here is on the way of an event, and no failure here deletes anything: it is noted in the status and tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from rta.actors.crash import BEFORE_PROJECTION, CrashPoints
+from rta.actors.links import Site
+from rta.actors.ownership import Ownership
+from rta.errors import NotFoundError, RtaError
+from rta.events.schemas import Datasource
+from rta.log.base import LogAdmin
+from rta.store.audit import Audit
+from rta.store.catalog import Catalog, Dropped
+from rta.store.maintain import Maintenance, MaintenancePlan, drop_datasource, removal
+from rta.store.manifests import ManifestLog
+from rta.store.model import Manifest
+from rta.store.objects import ObjectStore
+from rta.store.tables import DeltaProjection
+
+logger = logging.getLogger(__name__)
+ROUND_S = 1.0
+PROJECT_S = 5.0
+"""The Delta tables follow the manifests at most this late, many manifests in one commit when there are many."""
+PROJECT_MANIFESTS = 20
+VIEW_HELD_MS = 30_000
+"""Longest that a replica may answer from one view without a refresh."""
+
+
+@dataclass(slots=True)
+class _House:
+    """What is kept of one datasource between rounds."""
+
+    datasource: Datasource
+    manifests: ManifestLog
+    projection: DeltaProjection
+    maintenance: Maintenance
+    audit: Audit
+    projected: int = -1
+    projected_at: float = 0.0
+    trimmed: dict[int, int] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    failure: str | None = None
+
+
+class Housekeeper:
+    """See the module. `ledger`, `removal` and `status` may be called from any thread."""
+
+    def __init__(
+        self, store: ObjectStore, open_log: Callable[[], LogAdmin], site: Site, ownership: Ownership
+    ) -> None:
+        self._store = store
+        self._ownership = ownership
+        self._open_log = open_log
+        self._site = site
+        self._crash = CrashPoints(site)
+        self._houses: dict[str, _House] = {}
+        self._dropped: list[Dropped] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after one last round, so that the tables of a stopped system hold everything that is committed."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(timeout=30)
+
+    def notify(self) -> None:
+        """There is a new manifest."""
+        self._wake.set()
+
+    def set_datasources(self, datasources: Sequence[Datasource], dropped: Sequence[Dropped]) -> None:
+        with self._lock:
+            houses = {}
+            for datasource in datasources:
+                known = self._houses.get(datasource.folder)
+                if known is None:
+                    known = self._open(datasource)
+                elif known.datasource != datasource:
+                    known.datasource = datasource
+                    known.projection.redefine(datasource)
+                    known.maintenance.redefine(datasource)
+                    known.audit.redefine(datasource)
+                houses[datasource.folder] = known
+            self._houses = houses
+            self._dropped = list(dropped)
+        self._wake.set()
+
+    def _open(self, datasource: Datasource) -> _House:
+        folder = datasource.folder
+        manifests = ManifestLog(self._store, folder)
+        projection = DeltaProjection(self._store, folder, datasource)
+        plan = MaintenancePlan(grace_ms=self._grace_ms)
+        maintenance = Maintenance(self._store, datasource, projection, self._ownership.generation, plan)
+        audit = Audit(self._store, datasource)
+        return _House(datasource, manifests, projection, maintenance, audit)
+
+    def _run(self) -> None:
+        log = self._open_log()
+        while not self._stop.is_set():
+            self._wake.wait(ROUND_S)
+            self._wake.clear()
+            self._round(log, last=False)
+        self._round(log, last=True)
+        log.close()
+
+    def _round(self, log: LogAdmin, last: bool) -> None:
+        with self._lock:
+            houses, dropped = list(self._houses.values()), list(self._dropped)
+        for house in houses:
+            try:
+                self._keep(house, log, last)
+                house.failure = None
+            except RtaError as error:
+                self._failed(house, str(error))
+            except BaseException as error:  # noqa: BLE001 - a polars panic is no Exception; noted and tried again
+                logger.exception("keeping the house of %s", house.datasource.name)
+                self._failed(house, f"{type(error).__name__}: {error}")
+        for entry in dropped:
+            self._purge(entry, log)
+
+    @staticmethod
+    def _failed(house: _House, reason: str) -> None:
+        if house.failure != reason:
+            logger.error("keeping the house of %s: %s", house.datasource.name, reason)
+        house.failure = reason
+
+    def _keep(self, house: _House, log: LogAdmin, last: bool) -> None:
+        newest = house.manifests.newest()
+        if newest is None:
+            return
+        now_ms = time.time_ns() // 1_000_000
+        house.audit.advance(house.manifests, newest.number)
+        behind = newest.number - house.projected
+        if behind and (last or behind >= PROJECT_MANIFESTS or time.monotonic() - house.projected_at >= PROJECT_S):
+            self._crash.reach(BEFORE_PROJECTION)
+            house.projection.advance(house.manifests, newest.number, now_ms)
+            house.projected, house.projected_at = newest.number, time.monotonic()
+        if not last:
+            covered = min(house.projected, house.audit.through)
+            report = house.maintenance.step(now_ms, self._ownership.current, covered)
+            if report.kind != "idle":
+                house.report = {f"last_{report.kind}": msgspec.to_builtins(report), **house.report}
+        self._trim(house, newest, log)
+
+    @staticmethod
+    def _trim(house: _House, newest: Manifest, log: LogAdmin) -> None:
+        """`newest` was read from the store: what lies below its `to` is in files that it names."""
+        offsets = {e.partition: e.to_offset for e in newest.partitions}
+        if offsets != house.trimmed:
+            log.trim(house.datasource.folder, offsets)
+            house.trimmed = offsets
+
+    def _purge(self, entry: Dropped, log: LogAdmin) -> None:
+        try:
+            log.drop(entry.folder)
+            if time.time_ns() // 1_000_000 - entry.dropped_ms < self._grace_ms:
+                return
+            if drop_datasource(self._store, entry.folder):
+                Catalog(self._store).purged(entry.folder)
+                with self._lock:
+                    self._dropped = [d for d in self._dropped if d.folder != entry.folder]
+        except RtaError as error:
+            logger.error("removing what is left of %s: %s", entry.folder, error)
+
+    @property
+    def _grace_ms(self) -> int:
+        """The longest query, twice: a replica refreshes its view before every query."""
+        return 2 * self._site.query_time_ms + VIEW_HELD_MS
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        return {
+            house.datasource.name: {"projected": house.projected, "failure": house.failure, **house.report}
+            for house in self._houses.values()
+        }
+
+    def ledger(self, datasource: Datasource, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
+        return self._house(datasource.folder).audit.ledger(time_range_ms)
+
+    def removal(self, folder: str) -> dict[str, Any]:
+        return removal(self._store, self._house(folder).datasource)
+
+    def _house(self, folder: str) -> _House:
+        house = self._houses.get(folder)
+        if house is None:
+            raise NotFoundError(f"nothing is known of '{folder}' yet", "ask again in a moment")
+        return house

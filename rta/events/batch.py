@@ -1,0 +1,77 @@
+"""Batches on their way into the log and out of it: one Arrow IPC stream (LZ4) of one partition's rows.
+
+Strings travel and come back as plain strings, never as dictionaries: within one record of a thousand events LZ4 finds
+what repeats, and a dictionary per column and record would cost more messages than it saves bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rta.errors import CorruptFileError
+from rta.events.decode import Decoded
+from rta.events.keys import id_sum
+from rta.events.schemas import Datasource
+
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def split(decoded: Decoded, partitions: int) -> list[tuple[int, pa.Table, int]]:
+    """The rows of each partition that has any, ascending, each with the sum of its identities' low halves.
+
+    Rows of one partition keep their order.
+    """
+    if not decoded.rows.num_rows:
+        return []
+    order = np.argsort(decoded.partitions, kind="stable")
+    ends = np.cumsum(np.bincount(decoded.partitions, minlength=partitions)).tolist()
+    moved = decoded.rows if _is_sorted(decoded.partitions) else take(decoded.rows, order)
+    identities = decoded.identities[order]
+    parts = []
+    begin = 0
+    for partition, end in enumerate(ends):
+        if end > begin:
+            parts.append((partition, moved.slice(begin, end - begin), id_sum(identities[begin:end])))
+        begin = end
+    return parts
+
+
+def encode(rows: pa.Table) -> bytes:
+    """One record's payload."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema, options=_OPTIONS) as writer:
+        writer.write_table(rows)
+    return sink.getvalue().to_pybytes()
+
+
+def read(payload: bytes, datasource: Datasource) -> pa.Table:
+    """A record's rows in the raw schema of this definition; a column that its writer did not have is null.
+
+    Raises:
+        CorruptFileError: the payload is no Arrow stream.
+    """
+    try:
+        with pa.ipc.open_stream(payload) as reader:
+            table = reader.read_all()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptFileError(f"reading a record of '{datasource.name}' ({len(payload):,} bytes): {error}") from error
+    schema = datasource.raw_schema()
+    if table.schema.equals(schema):
+        return table
+    names = set(table.schema.names)
+    columns = [table[f.name] if f.name in names else pa.nulls(table.num_rows, f.type) for f in schema]
+    return pa.table(columns, schema=schema)
+
+
+def take(rows: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows in another order; plain arrays, one chunk."""
+    indices: Any = pa.array(order)
+    return rows.take(indices).combine_chunks()
+
+
+def _is_sorted(partitions: npt.NDArray[np.int32]) -> bool:
+    return bool(np.all(partitions[1:] >= partitions[:-1]))

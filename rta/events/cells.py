@@ -1,0 +1,452 @@
+"""From the text of a value to the value: numbers, times, strings, column by column. For numba.
+
+Whatever a function here can't turn into its column's type exactly, it marks UNSURE in the event's doubts; the exact
+decoder finds the value or the reason. Doubles beyond the exact fast path get the kind ODD and are read by Python.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rta.events.scan import SURE, UNSURE, Cells
+from rta.events.simd import Bytes, copy, inlined, kernel
+from rta.events.tokens import ARRAY, ESCAPED, FALSE, FLOAT, INTEGER, NULL, STRING, TRUE, hex4, skip_space, skip_string
+
+AS_STRING, AS_LONG, AS_DOUBLE, AS_BOOLEAN, AS_TIMESTAMP, AS_STRINGS, AS_JSON = 0, 1, 2, 3, 4, 5, 6
+ODD = 10
+"""Kind of a double that needs more than 53 bits or a large power of ten on the way."""
+TIME_MIN_MS = -62_135_596_800_000
+"""0001-01-01T00:00:00.000Z"""
+TIME_MAX_MS = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z"""
+
+_EXACT_MAX = np.uint64(1 << 53)
+_TEN = np.uint64(10)
+_POWERS = np.array([10.0**i for i in range(23)])
+_LONG_MAX = np.uint64((1 << 63) - 1)
+_DAYS_BEFORE = np.array([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365])
+
+
+class Rules(NamedTuple):
+    """Per slot: type, whether the event must have it, whether it must not be empty, how many bytes are surely fine,
+    and its row in the array of numbers (-1 for what is no number)."""
+
+    types: npt.NDArray[np.int8]
+    required: npt.NDArray[np.bool_]
+    filled: npt.NDArray[np.bool_]
+    lengths: npt.NDArray[np.int32]
+    numbers: npt.NDArray[np.int32]
+
+
+@inlined
+def parse_long(buf: Bytes, start: int, length: int) -> tuple[np.int64, bool]:
+    """A whole number, also one written with zeros behind a point; False when it is none or needs more than 64 bits."""
+    end = start + length
+    negative = buf[start] == 0x2D
+    pos = start + 1 if negative else start
+    value = np.uint64(0)
+    digits = 0
+    while pos < end and buf[pos] != 0x2E:
+        c = buf[pos]
+        if c < 0x30 or c > 0x39:
+            return np.int64(0), False
+        value = value * _TEN + np.uint64(c - 0x30)
+        digits += 1
+        pos += 1
+    for i in range(pos + 1, end):
+        if buf[i] != 0x30:
+            return np.int64(0), False
+    if digits > 19 or value > _LONG_MAX:
+        return np.int64(0), False
+    return (-np.int64(value) if negative else np.int64(value)), True
+
+
+@inlined
+def parse_double(buf: Bytes, start: int, length: int) -> tuple[float, bool]:
+    """The nearest double, if at most 53 bits and one exact power of ten make it (Clinger 1990); else False."""
+    end = start + length
+    negative = buf[start] == 0x2D
+    pos = start + 1 if negative else start
+    value = np.uint64(0)
+    digits = 0
+    power = 0
+    fraction = False
+    while pos < end:
+        c = buf[pos]
+        if c == 0x2E:
+            fraction = True
+        elif c <= 0x39:
+            value = value * _TEN + np.uint64(c - 0x30)
+            digits += 1
+            power -= fraction
+        else:
+            break
+        pos += 1
+    if digits > 19 or value > _EXACT_MAX:
+        return 0.0, False
+    if pos < end:
+        pos += 1
+        sign = 1
+        if buf[pos] == 0x2D or buf[pos] == 0x2B:
+            sign = -1 if buf[pos] == 0x2D else 1
+            pos += 1
+        if end - pos > 4:
+            return 0.0, False
+        written = 0
+        for i in range(pos, end):
+            written = written * 10 + np.int64(buf[i]) - 0x30
+        power += sign * written
+    if power < -22 or power > 22:
+        return 0.0, False
+    exact = np.float64(value)
+    exact = exact / _POWERS[-power] if power < 0 else exact * _POWERS[power]
+    return (-exact if negative else exact), True
+
+
+@inlined
+def parse_digits(buf: Bytes, pos: int, count: int) -> int:
+    """The number that `count` digits make, or something far below zero."""
+    value = 0
+    for i in range(count):
+        digit = np.int64(buf[pos + i]) - 0x30
+        value = value * 10 + digit if 0 <= digit <= 9 else -1_000_000
+    return value
+
+
+@inlined
+def days_from_civil(year: int, month: int, day: int) -> int:
+    """Days since 1970-01-01, or -10**9 for a day that no calendar has."""
+    if year < 1 or month < 1 or month > 12 or day < 1:
+        return -1_000_000_000
+    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    length = _DAYS_BEFORE[month] - _DAYS_BEFORE[month - 1]
+    if day > length + (1 if leap and month == 2 else 0):
+        return -1_000_000_000
+    before = year - 1
+    days = before * 365 + before // 4 - before // 100 + before // 400 + _DAYS_BEFORE[month - 1] + day - 1
+    return days + (1 if leap and month > 2 else 0) - 719_162
+
+
+@inlined
+def parse_zone(buf: Bytes, pos: int, end: int) -> int:
+    """Minutes east of Greenwich of `Z`, `+hh:mm`, `+hhmm` or `+hh`; 10**6 when it is none."""
+    c = buf[pos]
+    left = end - pos
+    if left == 1 and c | 0x20 == 0x7A:
+        return 0
+    if c != 0x2B and c != 0x2D:
+        return 1_000_000
+    minutes = 0
+    if left == 6 and buf[pos + 3] == 0x3A:
+        minutes = parse_digits(buf, pos + 4, 2)
+    elif left == 5:
+        minutes = parse_digits(buf, pos + 3, 2)
+    elif left != 3:
+        return 1_000_000
+    hours = parse_digits(buf, pos + 1, 2)
+    if hours < 0 or hours > 23 or minutes < 0 or minutes > 59:
+        return 1_000_000
+    return (hours * 60 + minutes) * (1 if c == 0x2B else -1)
+
+
+@kernel
+def parse_iso(buf: Bytes, start: int, length: int) -> tuple[int, bool]:
+    """Milliseconds since 1970 of `YYYY-MM-DDThh:mm[:ss[.fraction]]zone`; False for everything else."""
+    end = start + length
+    if length < 17 or buf[start + 4] != 0x2D or buf[start + 7] != 0x2D or buf[start + 13] != 0x3A:
+        return 0, False
+    if buf[start + 10] | 0x20 != 0x74 and buf[start + 10] != 0x20:
+        return 0, False
+    days = days_from_civil(
+        parse_digits(buf, start, 4), parse_digits(buf, start + 5, 2), parse_digits(buf, start + 8, 2)
+    )
+    hour, minute = parse_digits(buf, start + 11, 2), parse_digits(buf, start + 14, 2)
+    pos = start + 16
+    second, milliseconds = 0, 0
+    if buf[pos] == 0x3A:
+        second = parse_digits(buf, pos + 1, 2)
+        pos += 3
+        if buf[pos] == 0x2E or buf[pos] == 0x2C:
+            pos += 1
+            scale = 100
+            begin = pos
+            while pos < end and 0x30 <= buf[pos] <= 0x39:
+                milliseconds += scale * (np.int64(buf[pos]) - 0x30)
+                scale //= 10
+                pos += 1
+            if pos == begin:
+                return 0, False
+    if pos >= end or days < -719_162 or hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 59:
+        return 0, False
+    zone = parse_zone(buf, pos, end)
+    if zone == 1_000_000:
+        return 0, False
+    time = ((days * 24 + hour) * 60 + minute - zone) * 60_000 + second * 1000 + milliseconds
+    return time, TIME_MIN_MS <= time <= TIME_MAX_MS
+
+
+@kernel
+def parse_times(
+    buf: Bytes, offsets: npt.NDArray[np.int32], times: npt.NDArray[np.int64], wrong: npt.NDArray[np.uint8]
+) -> None:
+    """Milliseconds of the texts of an Arrow array; `wrong` is set where one is no time."""
+    for i in range(len(times)):
+        time, ok = parse_iso(buf, np.int64(offsets[i]), np.int64(offsets[i + 1] - offsets[i]))
+        times[i] = time
+        wrong[i] = not ok
+
+
+@inlined
+def only_strings(buf: Bytes, pos: int) -> bool:
+    """Whether the array at `pos`, known to be JSON, holds nothing but strings."""
+    pos = skip_space(buf, pos + 1)
+    if buf[pos] == 0x5D:
+        return True
+    while buf[pos] == 0x22:
+        pos, _ = skip_string(buf, pos)
+        pos = skip_space(buf, pos)
+        if buf[pos] == 0x5D:
+            return True
+        pos = skip_space(buf, pos + 1)
+    return False
+
+
+@inlined
+def read_number(
+    buf: Bytes, kind: int, start: int, length: int, column_type: int, longs: npt.NDArray[np.int64], at: int
+) -> bool:
+    """Write a long or timestamp."""
+    if kind == INTEGER or kind == FLOAT:
+        value, ok = parse_long(buf, start, length)
+        if column_type == AS_TIMESTAMP and (value < TIME_MIN_MS or value > TIME_MAX_MS):
+            ok = False
+    elif column_type == AS_TIMESTAMP and kind == STRING:
+        value, ok = parse_iso(buf, start, length)
+    else:
+        return False
+    longs[at] = value
+    return ok
+
+
+@kernel
+def read_slot(
+    buf: Bytes,
+    cells: Cells,
+    doubts: npt.NDArray[np.int8],
+    rules: Rules,
+    slot: int,
+    longs: npt.NDArray[np.int64],
+    doubles: npt.NDArray[np.float64],
+) -> int:
+    """Check one slot of all sure rows against its rules, and read its numbers; returns how many doubles are ODD."""
+    odd = 0
+    column_type = rules.types[slot]
+    kinds, starts, lengths = cells.kinds[slot], cells.starts[slot], cells.lengths[slot]
+    for row in range(len(doubts)):
+        if doubts[row] != SURE:
+            continue
+        kind = kinds[row]
+        if kind == 0 or kind == NULL:
+            if rules.required[slot]:
+                doubts[row] = UNSURE
+            continue
+        start, length = np.int64(starts[row]), np.int64(lengths[row])
+        ok = True
+        if column_type == AS_STRING:
+            ok = kind <= ESCAPED and length <= rules.lengths[slot] and (length > 0 or not rules.filled[slot])
+        elif column_type == AS_BOOLEAN:
+            ok = kind == TRUE or kind == FALSE
+        elif column_type == AS_DOUBLE:
+            if kind == INTEGER or kind == FLOAT:
+                value, exact = parse_double(buf, start, length)
+                doubles[row] = value
+                if not exact:
+                    kinds[row] = ODD
+                    odd += 1
+            else:
+                ok = False
+        elif column_type == AS_STRINGS:
+            ok = kind == ARRAY and only_strings(buf, start)
+        elif column_type != AS_JSON:
+            ok = read_number(buf, kind, start, length, column_type, longs, row)
+        if not ok:
+            doubts[row] = UNSURE
+    return odd
+
+
+@kernel
+def read_slots(
+    buf: Bytes,
+    cells: Cells,
+    doubts: npt.NDArray[np.int8],
+    rules: Rules,
+    longs: npt.NDArray[np.int64],
+    doubles: npt.NDArray[np.float64],
+) -> int:
+    """All slots: `longs` and `doubles` are two views of one array with a row per number column."""
+    odd = 0
+    for slot in range(len(rules.types)):
+        number = max(0, rules.numbers[slot])
+        odd += read_slot(buf, cells, doubts, rules, slot, longs[number], doubles[number])
+    return odd
+
+
+@inlined
+def put_code_point(out: Bytes, at: int, code: int) -> int:
+    """Append a code point as UTF-8."""
+    if code < 0x80:
+        out[at] = code
+        return at + 1
+    if code < 0x800:
+        out[at] = 0xC0 | (code >> 6)
+    else:
+        if code < 0x10000:
+            out[at] = 0xE0 | (code >> 12)
+        else:
+            out[at] = 0xF0 | (code >> 18)
+            at += 1
+            out[at] = 0x80 | ((code >> 12) & 0x3F)
+        at += 1
+        out[at] = 0x80 | ((code >> 6) & 0x3F)
+    out[at + 1] = 0x80 | (code & 0x3F)
+    return at + 2
+
+
+@kernel
+def unescape(buf: Bytes, start: int, length: int, out: Bytes, at: int) -> int:
+    """Append a string that is known to be valid, its escapes resolved."""
+    pos, end = start, start + length
+    while pos < end:
+        c = buf[pos]
+        if c != 0x5C:
+            out[at] = c
+            at += 1
+            pos += 1
+            continue
+        c = buf[pos + 1]
+        pos += 2
+        if c == 0x75:
+            code = hex4(buf, pos)
+            pos += 4
+            if 0xD800 <= code <= 0xDBFF:
+                code = 0x10000 + ((code - 0xD800) << 10) + hex4(buf, pos + 2) - 0xDC00
+                pos += 6
+            at = put_code_point(out, at, code)
+            continue
+        if c == 0x6E:
+            c = np.uint8(0x0A)
+        elif c == 0x74:
+            c = np.uint8(0x09)
+        elif c == 0x72:
+            c = np.uint8(0x0D)
+        elif c == 0x62:
+            c = np.uint8(0x08)
+        elif c == 0x66:
+            c = np.uint8(0x0C)
+        out[at] = c
+        at += 1
+    return at
+
+
+@kernel
+def count_bytes(cells: Cells, rows: npt.NDArray[np.int64], slots: npt.NDArray[np.int32]) -> int:
+    """At most how many bytes the strings of these slots take."""
+    total = 0
+    for i in range(len(slots)):
+        for row in rows:
+            if cells.kinds[slots[i], row] != 0:
+                total += np.int64(cells.lengths[slots[i], row]) + 2
+    return total
+
+
+@kernel
+def write_strings(
+    buf: Bytes,
+    cells: Cells,
+    rows: npt.NDArray[np.int64],
+    rules: Rules,
+    slots: npt.NDArray[np.int32],
+    valid: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int32],
+    out: Bytes,
+    starts: npt.NDArray[np.int64],
+) -> None:
+    """The strings (and JSON texts) of these slots, one after the other in `out`; slot i's begin at `starts[i]`."""
+    at = 0
+    for i in range(len(slots)):
+        slot = slots[i]
+        verbatim = rules.types[slot] == AS_JSON
+        begin = at
+        starts[i] = begin
+        offsets[i, 0] = 0
+        for j in range(len(rows)):
+            row = rows[j]
+            kind = cells.kinds[slot, row]
+            present = kind != 0 and kind != NULL
+            valid[i, j] = present
+            if present:
+                start, length = np.int64(cells.starts[slot, row]), np.int64(cells.lengths[slot, row])
+                if verbatim and kind <= ESCAPED:
+                    start, length = start - 1, length + 2
+                if kind == ESCAPED and not verbatim:
+                    at = unescape(buf, start, length, out, at)
+                else:
+                    at = copy(out, at, buf, start, length)
+            offsets[i, j + 1] = at - begin
+    starts[len(slots)] = at
+
+
+@kernel
+def write_lists(
+    buf: Bytes,
+    cells: Cells,
+    rows: npt.NDArray[np.int64],
+    slot: int,
+    list_offsets: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int32],
+    out: Bytes,
+) -> int:
+    """The strings of a `string[]` slot; `offsets` may be empty at first: the result says how many strings there are."""
+    count = 0
+    at = 0
+    dry = len(offsets) == 0
+    list_offsets[0] = 0
+    for j in range(len(rows)):
+        row = rows[j]
+        if cells.kinds[slot, row] == ARRAY:
+            pos = skip_space(buf, np.int64(cells.starts[slot, row]) + 1)
+            while buf[pos] == 0x22:
+                start = pos + 1
+                pos, kind = skip_string(buf, pos)
+                if not dry:
+                    if kind == ESCAPED:
+                        at = unescape(buf, start, pos - start - 1, out, at)
+                    else:
+                        at = copy(out, at, buf, start, pos - start - 1)
+                    offsets[count + 1] = at
+                count += 1
+                pos = skip_space(buf, pos)
+                if buf[pos] == 0x2C:
+                    pos = skip_space(buf, pos + 1)
+        list_offsets[j + 1] = count
+    return count
+
+
+@kernel
+def gather_strings(
+    offsets: npt.NDArray[np.int32],
+    data: Bytes,
+    rows: npt.NDArray[np.int64],
+    out_offsets: npt.NDArray[np.int32],
+    out: Bytes,
+) -> None:
+    """The strings of an Arrow array in the order of `rows`. `data` and `out` have `PADDING` behind them."""
+    at = 0
+    out_offsets[0] = 0
+    for i in range(len(rows)):
+        row = rows[i]
+        at = copy(out, at, data, np.int64(offsets[row]), np.int64(offsets[row + 1] - offsets[row]))
+        out_offsets[i + 1] = at

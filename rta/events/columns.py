@@ -1,0 +1,273 @@
+"""The fast decoder's Python side: buffers for the scanner, and Arrow columns from what it found.
+
+One call of each kernel serves all bodies and columns; numpy and Arrow share memory wherever they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rta.errors import InvariantError
+from rta.events.cells import (
+    AS_BOOLEAN,
+    AS_DOUBLE,
+    AS_JSON,
+    AS_LONG,
+    AS_STRING,
+    AS_STRINGS,
+    AS_TIMESTAMP,
+    ODD,
+    Rules,
+    count_bytes,
+    gather_strings,
+    read_slots,
+    write_lists,
+    write_strings,
+)
+from rta.events.scan import SURE, UNSURE, Cells, Events, new_work, scan_bodies
+from rta.events.schemas import TIMESTAMP, ColumnType, Datasource
+from rta.events.simd import PADDING, Bytes, padded
+from rta.events.tokens import NULL, TRUE
+from rta.events.trie import Trie, build_trie
+
+_TYPES = {
+    ColumnType.STRING: AS_STRING,
+    ColumnType.LONG: AS_LONG,
+    ColumnType.DOUBLE: AS_DOUBLE,
+    ColumnType.BOOLEAN: AS_BOOLEAN,
+    ColumnType.TIMESTAMP: AS_TIMESTAMP,
+    ColumnType.STRINGS: AS_STRINGS,
+    ColumnType.JSON: AS_JSON,
+}
+_NUMBERS = {AS_LONG, AS_DOUBLE, AS_TIMESTAMP}
+_ANY_LENGTH = (1 << 31) - 1
+_BYTES_MAX = (1 << 31) - 1 - PADDING
+BYTES_PER_EVENT_GUESS = 128
+_SEPARATOR = b"\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What decoding needs of a datasource, compiled once per version. Slot 0 is the time."""
+
+    datasource: Datasource
+    schema: pa.Schema
+    trie: Trie
+    rules: Rules
+    texts: npt.NDArray[np.int32]
+    """The slots whose columns are strings in Arrow."""
+    id_slot: int | None
+
+    def rules_without_id(self) -> Rules:
+        """For bodies whose missing ids will be made."""
+        required = self.rules.required.copy()
+        if self.id_slot is not None:
+            required[self.id_slot] = False
+        return self.rules._replace(required=required)
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What the scanner found in the bodies of one pass. `numbers` has a row per number column."""
+
+    buf: Bytes
+    starts: list[int]
+    """Where each body begins in `buf`."""
+    cells: Cells
+    events: Events
+    outcomes: npt.NDArray[np.int64]
+    rows: int
+    numbers: npt.NDArray[np.int64]
+
+    @property
+    def doubts(self) -> npt.NDArray[np.int8]:
+        return self.events.doubts[: self.rows]
+
+    def text(self, row: int) -> bytes:
+        start, end = self.events.spans[row]
+        return self.buf[start:end].tobytes()
+
+    def absent(self, slot: int) -> npt.NDArray[np.bool_]:
+        kinds = self.cells.kinds[slot, : self.rows]
+        return (kinds == 0) | (kinds == NULL)
+
+
+def prepare(datasource: Datasource) -> Prepared:
+    """Compile a datasource's paths and rules."""
+    slots = len(datasource.columns) + 1
+    types = np.array([AS_TIMESTAMP, *(_TYPES[c.type] for c in datasource.columns)], np.int8)
+    required = np.array([True, *(c.required for c in datasource.columns)])
+    lengths = [_ANY_LENGTH, *(_ANY_LENGTH if c.length_max is None else c.length_max for c in datasource.columns)]
+    numbers = np.full(slots, -1, np.int32)
+    which = [slot for slot in range(slots) if int(types[slot]) in _NUMBERS]
+    numbers[which] = np.arange(len(which), dtype=np.int32)
+    filled = required.copy()
+    filled[0] = False
+    id_slot = None
+    if datasource.id is not None:
+        id_slot = 1 + next(i for i, c in enumerate(datasource.columns) if c.name == datasource.id)
+    return Prepared(
+        datasource=datasource,
+        schema=datasource.raw_schema(),
+        trie=build_trie([datasource.time_path, *(c.path for c in datasource.columns)]),
+        rules=Rules(types, required, filled, np.array(lengths, np.int32), numbers),
+        texts=np.array([s for s in range(slots) if types[s] in (AS_STRING, AS_JSON)], np.int32),
+        id_slot=id_slot,
+    )
+
+
+def scan(prepared: Prepared, bodies: Sequence[tuple[bytes, bool]], event_bytes: int, events_max: int) -> Scanned:
+    """Walk over the bytes of all bodies, each with whether it is to be read as lines."""
+    lengths = [len(data) for data, _ in bodies]
+    if sum(lengths) + len(bodies) > _BYTES_MAX:
+        raise InvariantError(f"decoding {sum(lengths):,} bytes at once, at most {_BYTES_MAX:,} can be")
+    buf = padded(*(part for data, _ in bodies for part in (data, _SEPARATOR)))
+    spans = np.zeros((len(bodies), 3), np.int64)
+    spans[:, 1] = np.cumsum(np.array(lengths, np.int64) + 1) - 1
+    spans[1:, 0] = spans[:-1, 1] + 1
+    spans[:, 2] = [lines for _, lines in bodies]
+    room = len(buf) // BYTES_PER_EVENT_GUESS + len(bodies) + 8
+    outcomes = np.zeros((len(bodies), 2), np.int64)
+    while True:
+        cells, events = _room(len(prepared.rules.types), room, len(buf))
+        work = new_work(prepared.trie)
+        if scan_bodies(buf, spans, outcomes, (event_bytes, events_max), prepared.trie, cells, events, work):
+            break
+        room *= 4
+    rows = int(outcomes[-1, 0])
+    numbers = np.zeros((max(1, int(prepared.rules.numbers.max()) + 1), rows), np.int64)
+    return Scanned(buf, spans[:, 0].tolist(), cells, events, outcomes, rows, numbers)
+
+
+def _room(slots: int, rows: int, size: int) -> tuple[Cells, Events]:
+    cells = Cells(
+        kinds=np.empty((slots, rows), np.int8),
+        starts=np.empty((slots, rows), np.int32),
+        lengths=np.empty((slots, rows), np.int32),
+    )
+    events = Events(
+        spans=np.empty((rows, 2), np.int32),
+        doubts=np.zeros(rows, np.int8),
+        rest_ends=np.zeros(rows, np.int32),
+        rest=np.zeros(size + PADDING, np.uint8),
+    )
+    return cells, events
+
+
+def read_values(scanned: Scanned, rules: Rules) -> None:
+    """Read all numbers and times; events with a value that is not its column's are marked UNSURE."""
+    doubles = scanned.numbers.view(np.float64)
+    if read_slots(scanned.buf, scanned.cells, scanned.doubts, rules, scanned.numbers, doubles):
+        _read_odd_doubles(scanned, rules, doubles)
+
+
+def _read_odd_doubles(scanned: Scanned, rules: Rules, doubles: npt.NDArray[np.float64]) -> None:
+    cells = scanned.cells
+    for slot in np.nonzero(rules.types == AS_DOUBLE)[0]:
+        rows = np.nonzero(cells.kinds[slot, : scanned.rows] == ODD)[0]
+        if not len(rows):
+            continue
+        starts, lengths = cells.starts[slot, rows].tolist(), cells.lengths[slot, rows].tolist()
+        buf = memoryview(scanned.buf)
+        values = np.array([float(bytes(buf[s : s + n])) for s, n in zip(starts, lengths, strict=True)])
+        doubles[rules.numbers[slot], rows] = values
+        scanned.doubts[rows[np.isinf(values)]] = UNSURE
+
+
+def build_table(prepared: Prepared, scanned: Scanned, rows: npt.NDArray[np.int64]) -> list[pa.Array]:
+    """Time, columns and rest of the given rows."""
+    arrays: dict[int, pa.Array] = _text_columns(prepared, scanned, rows)
+    rules = prepared.rules
+    everything = len(rows) == scanned.rows
+    for slot in range(len(rules.types)):
+        if slot in arrays:
+            continue
+        kinds = scanned.cells.kinds[slot, : scanned.rows][rows]
+        if rules.types[slot] == AS_STRINGS:
+            arrays[slot] = _list_column(scanned, slot, rows)
+            continue
+        nulls = (kinds == 0) | (kinds == NULL)
+        mask = nulls if nulls.any() else None
+        if rules.types[slot] == AS_BOOLEAN:
+            arrays[slot] = pa.array(kinds == TRUE, mask=mask)
+            continue
+        values = scanned.numbers[rules.numbers[slot]]
+        values = values if everything else values[rows]
+        if rules.types[slot] == AS_DOUBLE:
+            arrays[slot] = pa.array(values.view(np.float64), mask=mask)
+        else:
+            array = pa.array(values, mask=mask)
+            arrays[slot] = array.view(TIMESTAMP) if rules.types[slot] == AS_TIMESTAMP else array
+    return [*(arrays[slot] for slot in range(len(rules.types))), _rest_column(scanned, rows)]
+
+
+def _text_columns(prepared: Prepared, scanned: Scanned, rows: npt.NDArray[np.int64]) -> dict[int, pa.Array]:
+    slots = prepared.texts
+    valid = np.empty((len(slots), len(rows)), np.uint8)
+    offsets = np.empty((len(slots), len(rows) + 1), np.int32)
+    out = np.empty(count_bytes(scanned.cells, rows, slots) + PADDING, np.uint8)
+    starts = np.empty(len(slots) + 1, np.int64)
+    write_strings(scanned.buf, scanned.cells, rows, prepared.rules, slots, valid, offsets, out, starts)
+    bits = np.packbits(valid, axis=1, bitorder="little")
+    counts = len(rows) - valid.sum(axis=1, dtype=np.int64)
+    data = pa.py_buffer(out)
+    arrays = {}
+    for i, slot in enumerate(slots.tolist()):
+        if counts[i] == len(rows):
+            arrays[slot] = pa.nulls(len(rows), pa.string())
+            continue
+        text = data.slice(int(starts[i]), int(starts[i + 1] - starts[i]))
+        validity = pa.py_buffer(bits[i]) if counts[i] else None
+        arrays[slot] = string_array(len(rows), offsets[i], text, validity, int(counts[i]))
+    return arrays
+
+
+def string_array(
+    length: int, offsets: npt.NDArray[np.int32], text: pa.Buffer, validity: pa.Buffer | None, nulls: int
+) -> pa.Array:
+    return pa.StringArray.from_buffers(length, pa.py_buffer(offsets), text, validity, nulls)
+
+
+def _list_column(scanned: Scanned, slot: int, rows: npt.NDArray[np.int64]) -> pa.Array:
+    list_offsets = np.empty(len(rows) + 1, np.int32)
+    nothing = np.empty(0, np.int32)
+    count = write_lists(scanned.buf, scanned.cells, rows, slot, list_offsets, nothing, np.empty(0, np.uint8))
+    offsets = np.zeros(count + 1, np.int32)
+    room = count_bytes(scanned.cells, rows, np.array([slot], np.int32))
+    out = np.empty(room + PADDING, np.uint8)
+    write_lists(scanned.buf, scanned.cells, rows, slot, list_offsets, offsets, out)
+    strings = string_array(count, offsets, pa.py_buffer(out[: int(offsets[-1])]), None, 0)
+    absent = scanned.absent(slot)[rows]
+    return pa.ListArray.from_arrays(pa.array(list_offsets), strings, mask=pa.array(absent) if absent.any() else None)
+
+
+def _rest_column(scanned: Scanned, rows: npt.NDArray[np.int64]) -> pa.Array:
+    offsets = np.zeros(scanned.rows + 1, np.int32)
+    offsets[1:] = scanned.events.rest_ends[: scanned.rows]
+    data = scanned.events.rest
+    if len(rows) < scanned.rows:
+        offsets, data = gather(offsets, data, rows)
+    empty = offsets[1:] == offsets[:-1]
+    nulls = int(empty.sum())
+    validity = pa.py_buffer(np.packbits(~empty, bitorder="little")) if nulls else None
+    return string_array(len(rows), offsets, pa.py_buffer(data[: int(offsets[-1])]), validity, nulls)
+
+
+def gather(
+    offsets: npt.NDArray[np.int32], data: Bytes, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int32], Bytes]:
+    """The strings of an Arrow array in the order of `rows`: offsets and data. `data` has `PADDING` behind it."""
+    out_offsets = np.empty(len(rows) + 1, np.int32)
+    total = int((offsets[1:] - offsets[:-1])[rows].sum(dtype=np.int64)) if len(rows) else 0
+    out = np.empty(total + PADDING, np.uint8)
+    gather_strings(offsets, data, rows, out_offsets, out)
+    return out_offsets, out
+
+
+def sure_rows(scanned: Scanned) -> npt.NDArray[np.int64]:
+    return np.nonzero(scanned.doubts == SURE)[0]

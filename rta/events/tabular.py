@@ -1,0 +1,329 @@
+"""An Arrow IPC stream as events: columns found by name or path, cast where that is exact, the rest as JSON text.
+
+A declared column is the table's column of its name, else of its dotted path, else the struct member that the path
+leads to. Where a whole column can't be cast, its rows are written as JSON and the exact decoder judges them, so that
+verdicts do not depend on how an event came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rta.errors import BadRequestError, TooLargeError
+from rta.events.bodies import Limits
+from rta.events.exact import Judge, judge
+from rta.events.schemas import TIME, TIMESTAMP, ColumnType, Datasource
+from rta.events.verdicts import Verdict
+
+_ESCAPES = r'[\x00-\x1f"\\]'
+
+
+@dataclass(frozen=True, slots=True)
+class TabularRead:
+    """`rows` (without identity columns) are the events `numbers` of `total`; the others have a verdict."""
+
+    rows: pa.Table
+    numbers: npt.NDArray[np.int64]
+    verdicts: list[Verdict]
+    total: int
+
+
+def read_arrow(data: bytes, schema: pa.Schema, rules: Judge, limits: Limits) -> TabularRead:
+    """Read one body.
+
+    Raises:
+        BadRequestError: no Arrow IPC stream, or a damaged one.
+        TooLargeError: more bytes or rows than allowed.
+    """
+    table = _read_stream(data, limits)
+    datasource = rules.datasource
+    sources = _Sources(table, datasource)
+    doubtful = np.zeros(table.num_rows, np.bool_)
+    arrays = [_time_column(sources.time, rules, doubtful)]
+    for column, source in zip(datasource.columns, sources.columns, strict=True):
+        array = _cast(source, column.type, doubtful)
+        if column.required:
+            optional = rules.ids_generated and column.name == datasource.id
+            doubtful |= _to_numpy(pc.equal(pc.binary_length(array), 0) if _is_text(array) else None, len(array))
+            doubtful |= np.zeros(len(array), np.bool_) if optional else _to_numpy(array.is_null(), len(array))
+        if column.length_max is not None:
+            doubtful |= _to_numpy(pc.greater(pc.utf8_length(array), column.length_max), len(array))
+        arrays.append(array)
+    arrays.append(_rest(sources))
+    rows = pa.Table.from_arrays(arrays, schema=schema)
+    numbers = np.nonzero(~doubtful)[0]
+    if len(numbers) == table.num_rows:
+        return TabularRead(rows, numbers, [], table.num_rows)
+    judged, verdicts = _judge(sources, np.nonzero(doubtful)[0], rules)
+    rows = rows.take(pa.array(numbers))
+    if judged:
+        values = zip(*judged.values(), strict=True)
+        extra = [pa.array(list(column), f.type) for column, f in zip(values, schema, strict=True)]
+        numbers = np.concatenate([numbers, np.fromiter(judged, np.int64)])
+        order = np.argsort(numbers, kind="stable")
+        rows = pa.concat_tables([rows, pa.Table.from_arrays(extra, schema=schema)]).take(pa.array(order))
+        numbers = numbers[order]
+    return TabularRead(rows.combine_chunks(), numbers, verdicts, table.num_rows)
+
+
+def _read_stream(data: bytes, limits: Limits) -> pa.Table:
+    """The stream's batches as one table, its offsets and UTF-8 checked: they come from outside."""
+    batches: list[pa.RecordBatch] = []
+    size = rows = 0
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+            for batch in reader:
+                batch.validate(full=True)
+                size += batch.nbytes
+                rows += batch.num_rows
+                if size > limits.unpacked_bytes or rows > limits.events:
+                    raise TooLargeError(
+                        f"reading the Arrow body: more than {limits.unpacked_bytes:,} bytes or {limits.events:,} rows",
+                        "send it in several requests",
+                    )
+                batches.append(batch)
+            return pa.Table.from_batches(batches, reader.schema).combine_chunks()
+    except (pa.ArrowException, ValueError, OSError) as error:
+        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise BadRequestError(f"reading the Arrow body: {text}", "send a complete Arrow IPC stream") from error
+
+
+class _Sources:
+    """Which of a table's columns are which declared ones, and what is left."""
+
+    def __init__(self, table: pa.Table, datasource: Datasource) -> None:
+        self.table = table
+        self.datasource = datasource
+        self.left: dict[str, Any] = dict(zip(table.column_names, map(_flat, table.columns), strict=True))
+        if len(self.left) < table.num_columns:
+            raise BadRequestError("reading the Arrow body: two columns have the same name", "rename one")
+        names = {column.name for column in datasource.columns}
+        self.paths: dict[str, tuple[str, ...]] = {}
+        self.time = self._find(datasource.time_path, None if TIME in names else TIME)
+        self.columns = [self._find(column.path, column.name) for column in datasource.columns]
+
+    def _find(self, path: tuple[str, ...], name: str | None) -> Any:
+        for candidate in (name, ".".join(path)):
+            if candidate is not None and candidate in self.left:
+                self.paths[candidate] = path
+                return self.left.pop(candidate)
+        return self._take(self.left, path)
+
+    def _take(self, inside: dict[str, Any], path: tuple[str, ...]) -> Any:
+        found = inside.get(path[0])
+        if len(path) == 1:
+            return inside.pop(path[0], None)
+        if isinstance(found, dict):
+            return self._take(found, path[1:])
+        if found is None or not pa.types.is_struct(found.type):
+            return None
+        members = dict(zip((f.name for f in found.type), found.flatten(), strict=True))
+        if len(members) < found.type.num_fields:
+            return None
+        inside[path[0]] = members
+        return self._take(members, path[1:])
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    flat = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if isinstance(flat, pa.ChunkedArray):
+        flat = pa.concat_arrays(flat.chunks) if flat.num_chunks else pa.array([], flat.type)
+    if pa.types.is_dictionary(flat.type):
+        return flat.dictionary_decode()
+    return flat
+
+
+def _is_text(array: pa.Array) -> bool:
+    kind = array.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _to_numpy(mask: pa.Array | None, count: int) -> npt.NDArray[np.bool_]:
+    if mask is None:
+        return np.zeros(count, np.bool_)
+    return mask.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+_ARROW = {
+    ColumnType.STRING: pa.string(),
+    ColumnType.LONG: pa.int64(),
+    ColumnType.DOUBLE: pa.float64(),
+    ColumnType.BOOLEAN: pa.bool_(),
+    ColumnType.TIMESTAMP: TIMESTAMP,
+    ColumnType.STRINGS: pa.list_(pa.string()),
+    ColumnType.JSON: pa.string(),
+}
+
+
+def _cast(source: pa.Array | None, kind: ColumnType, doubtful: npt.NDArray[np.bool_]) -> pa.Array:
+    """The column in its declared type; where that is not exact, all its values are left to the exact decoder."""
+    wanted = _ARROW[kind]
+    if source is None:
+        return pa.nulls(len(doubtful), wanted)
+    if _fits(source.type, kind):
+        try:
+            array = _convert(source, kind)
+        except pa.ArrowInvalid:
+            array = None
+        if array is not None:
+            if kind is ColumnType.DOUBLE:
+                doubtful |= _to_numpy(pc.invert(pc.is_finite(array)), len(array))
+            return array
+    doubtful |= source.is_valid().to_numpy(zero_copy_only=False)
+    return pa.nulls(len(doubtful), wanted)
+
+
+def _fits(given: pa.DataType, kind: ColumnType) -> bool:
+    """Whether values of that Arrow type can be values of that column at all."""
+    text = bool(pa.types.is_string(given) or pa.types.is_large_string(given) or pa.types.is_string_view(given))
+    match kind:
+        case ColumnType.STRING:
+            return text
+        case ColumnType.LONG | ColumnType.DOUBLE:
+            return bool(pa.types.is_integer(given) or pa.types.is_floating(given) or pa.types.is_decimal(given))
+        case ColumnType.BOOLEAN:
+            return bool(pa.types.is_boolean(given))
+        case ColumnType.TIMESTAMP:
+            return bool(pa.types.is_timestamp(given) or pa.types.is_integer(given) or pa.types.is_date(given))
+        case ColumnType.STRINGS:
+            lists = pa.types.is_list(given) or pa.types.is_large_list(given)
+            return bool(lists and (pa.types.is_string(given.value_type) or pa.types.is_large_string(given.value_type)))
+        case ColumnType.JSON:
+            return False
+
+
+def _convert(source: pa.Array, kind: ColumnType) -> pa.Array:
+    if kind is ColumnType.TIMESTAMP:
+        if pa.types.is_integer(source.type):
+            return pc.cast(source, pa.int64()).view(TIMESTAMP)
+        if pa.types.is_timestamp(source.type):
+            return pc.cast(source, pa.timestamp("ms", source.type.tz), safe=False).view(TIMESTAMP)
+        return pc.cast(source, pa.timestamp("ms")).view(TIMESTAMP)
+    if kind is ColumnType.STRINGS and pc.any(pc.is_null(pc.list_flatten(source))).as_py():
+        raise pa.ArrowInvalid("a list with nulls")
+    return pc.cast(source, _ARROW[kind])
+
+
+def _time_column(source: pa.Array | None, rules: Judge, doubtful: npt.NDArray[np.bool_]) -> pa.Array:
+    """The event time; what is missing, no time or out of bounds is left to the exact decoder."""
+    if source is not None and _is_text(source):
+        source = _parsed_times(source, doubtful)
+    array = _cast(source, ColumnType.TIMESTAMP, doubtful)
+    times = array.view(pa.int64()).fill_null(0).to_numpy()
+    doubtful |= (times < rules.oldest_ms) | (times > rules.newest_ms) | _to_numpy(array.is_null(), len(array))
+    return array.view(pa.int64()).fill_null(0).view(TIMESTAMP)
+
+
+def _parsed_times(source: pa.Array, doubtful: npt.NDArray[np.bool_]) -> pa.Array:
+    """ISO texts as milliseconds."""
+    from rta.events.cells import parse_times
+    from rta.events.simd import padded
+
+    flat = pc.cast(source, pa.string())
+    _, offset_buffer, data_buffer = flat.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[flat.offset : flat.offset + len(flat) + 1]
+    times = np.zeros(len(flat), np.int64)
+    wrong = np.zeros(len(flat), np.uint8)
+    parse_times(padded(memoryview(data_buffer if data_buffer is not None else b"")), offsets, times, wrong)
+    present = flat.is_valid().to_numpy(zero_copy_only=False)
+    doubtful |= present & wrong.view(np.bool_)
+    return pa.array(times, mask=~present)
+
+
+def _rest(sources: _Sources) -> pa.Array:
+    """Everything that has no column, as one JSON object a row; null where there is nothing."""
+    count = sources.table.num_rows
+    members = [piece for name, value in sources.left.items() if (piece := _member(name, value)) is not None]
+    return _object(members) if members else pa.nulls(count, pa.string())
+
+
+def _object(members: Sequence[pa.Array]) -> pa.Array:
+    joined = pc.binary_join_element_wise(*members, ",", null_handling="skip")
+    text = pc.binary_join_element_wise("{", joined, "}", "")
+    return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), text)
+
+
+def _member(name: str, value: pa.Array | dict[str, Any]) -> pa.Array | None:
+    """`"name":value` per row, null where there is no value."""
+    if isinstance(value, dict):
+        inside = [piece for key, member in value.items() if (piece := _member(key, member)) is not None]
+        text = _object(inside) if inside else None
+    else:
+        text = None if pa.types.is_null(value.type) else _json_texts(value)
+    return None if text is None else pc.binary_join_element_wise(json.dumps(name, ensure_ascii=False), text, ":")
+
+
+def _json_texts(array: pa.Array) -> pa.Array:
+    kind = array.type
+    if _is_text(array):
+        flat = pc.cast(array, pa.string())
+        if not pc.any(pc.match_substring_regex(flat, _ESCAPES)).as_py():
+            return pc.binary_join_element_wise('"', flat, '"', "")
+    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return pc.cast(array, pa.string())
+    elif pa.types.is_floating(kind):
+        wide = pc.cast(array, pa.float64())
+        return pc.cast(pc.if_else(pc.is_finite(wide), wide, None), pa.string())
+    texts = [
+        None if value is None else json.dumps(value, ensure_ascii=False, default=_plain) for value in array.to_pylist()
+    ]
+    return pa.array(texts, pa.string())
+
+
+def _plain(value: object) -> object:
+    """A value that JSON does not have, as one that it has."""
+    match value:
+        case datetime():
+            return value.isoformat(timespec="milliseconds") + ("Z" if value.tzinfo is None else "")
+        case date() | time():
+            return value.isoformat()
+        case Decimal():
+            return float(value)
+        case bytes():
+            return value.decode(errors="replace")
+        case _:
+            return str(value)
+
+
+def _judge(
+    sources: _Sources, numbers: npt.NDArray[np.int64], rules: Judge
+) -> tuple[dict[int, list[Any]], list[Verdict]]:
+    """What the exact decoder says of rows, by row."""
+    judged: dict[int, list[Any]] = {}
+    verdicts: list[Verdict] = []
+    for number, event in zip(numbers.tolist(), _events(sources, numbers), strict=True):
+        text = json.dumps(event, ensure_ascii=False, default=_plain).encode()
+        found = judge(text, rules, number)
+        if isinstance(found, Verdict):
+            verdicts.append(found)
+        else:
+            judged[number] = found
+    return judged, verdicts
+
+
+def _events(sources: _Sources, numbers: npt.NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    for row in sources.table.take(pa.array(numbers)).to_pylist():
+        event: dict[str, Any] = {}
+        for name, value in row.items():
+            _put(event, sources.paths.get(name, (name,)), value)
+        yield event
+
+
+def _put(event: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    inside = event
+    for key in path[:-1]:
+        step = inside.get(key)
+        if not isinstance(step, Mapping):
+            step = inside[key] = {}
+        inside = step  # type: ignore[assignment]  # made above, or a struct's own dict
+    inside[path[-1]] = value

@@ -1,0 +1,192 @@
+"""The pool of scan workers: where questions run that read raw events.
+
+Owns the processes: started when first needed, kept warm, killed when a question's time is over, when its client is gone
+or when it takes too much memory, and replaced. What a worker does is `rta.serve.scan_worker`'s. polars can't be stopped or
+bounded from inside, therefore processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+import rta
+from rta.errors import OutOfMemoryError, RtaError, TimeLimitError, UnavailableError
+from rta.query.planner import Plan
+from rta.serve.scan_worker import LENGTH, NARROWER, Finished, ScanTask
+from rta.store.model import FileRef
+from rta.store.objects import ObjectStore
+
+WAITING_MAX = 256
+START_S = 30.0
+STDERR_BYTES_MAX = 4_096
+THREAD_VARIABLES = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "ARROW_NUM_THREADS")
+
+
+class ScanPool:
+    """Worker processes for scans of raw events. Belongs to one event loop.
+
+    Args:
+        memory_bytes: What a question may use beyond what an idle worker has.
+        workers: Processes at most; each runs one question at a time.
+        threads: Threads of each.
+    """
+
+    def __init__(self, memory_bytes: int, workers: int = 1, threads: int | None = None) -> None:
+        self._memory_bytes = memory_bytes
+        self._threads = threads or max(1, (os.cpu_count() or 2) // 2)
+        self._idle: list[_Worker] = []
+        self._slots = asyncio.Semaphore(workers)
+        self._waiting = 0
+        self._closed = False
+        self._lock = asyncio.Lock()
+
+    async def scan(
+        self, plan: Plan, store: ObjectStore, files: Sequence[FileRef], hot: pa.Table, *, arrow: bool, time_limit_s: float
+    ) -> Finished:
+        """Answer a question from raw events.
+
+        Args:
+            files: Of the raw table, those in the plan's range.
+            hot: Rows beyond them.
+
+        Raises:
+            TimeLimitError: the time is over; the worker was killed.
+            OutOfMemoryError: the question needed more than `memory_bytes`.
+            CorruptFileError: a file can't be read; it is named.
+            UnavailableError: too many questions wait, or a worker died of something else.
+        """
+        task = ScanTask(plan, store, tuple(files), _stream(hot), arrow, time_limit_s)
+        payload = pickle.dumps(task)
+        try:
+            async with asyncio.timeout(time_limit_s), self._worker() as worker:
+                return await worker.ask(payload)
+        except TimeoutError as error:
+            raise TimeLimitError(
+                f"the query took longer than {time_limit_s:.1f} s reading raw events", NARROWER
+            ) from error
+
+    async def close(self) -> None:
+        """End all workers."""
+        self._closed = True
+        workers, self._idle = self._idle, []
+        for worker in workers:
+            await worker.kill()
+
+    @asynccontextmanager
+    async def _worker(self) -> AsyncIterator[_Worker]:
+        """A worker of one's own; it is killed if anything but an answer or a named error comes out of it."""
+        if self._closed:
+            raise UnavailableError("the server is stopping")
+        if self._waiting >= WAITING_MAX:
+            raise UnavailableError(f"{self._waiting} queries wait for a scan of raw events", "try again later")
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            worker = self._idle.pop() if self._idle else await _Worker.start(self._memory_bytes, self._threads)
+            async with worker.killed_on_failure():
+                yield worker
+            if self._closed or not worker.alive:
+                await worker.kill()
+            else:
+                self._idle.append(worker)
+        finally:
+            self._slots.release()
+
+
+class _Worker:
+    """One process and what it said on standard error."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._said = b""
+        self._listening = asyncio.create_task(self._listen())
+
+    @staticmethod
+    async def start(memory_bytes: int, threads: int) -> _Worker:
+        environment = dict(os.environ)
+        environment.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+        root = str(Path(next(iter(rta.__path__))).parent)
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
+        command = (sys.executable, "-m", "rta.serve.scan_worker", str(memory_bytes))
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
+        )
+        worker = _Worker(process)
+        async with worker.killed_on_failure(), asyncio.timeout(START_S):
+            await worker.read()
+        return worker
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def ask(self, payload: bytes) -> Finished:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(LENGTH.pack(len(payload)) + payload)
+            await self._process.stdin.drain()
+            result = pickle.loads(await self.read())
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            raise await self._death() from error
+        if isinstance(result, RtaError):
+            raise result
+        assert isinstance(result, Finished)
+        return result
+
+    async def read(self) -> bytes:
+        assert self._process.stdout is not None
+        head = await self._process.stdout.readexactly(LENGTH.size)
+        return await self._process.stdout.readexactly(LENGTH.unpack(head)[0])
+
+    @asynccontextmanager
+    async def killed_on_failure(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, RtaError) or not self.alive:
+                await asyncio.shield(self.kill())
+            raise
+
+    async def kill(self) -> None:
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        await asyncio.gather(self._listening, return_exceptions=True)
+
+    async def _death(self) -> RtaError:
+        code = await self._process.wait()
+        await asyncio.gather(self._listening, return_exceptions=True)
+        said = self._said.decode(errors="replace").strip()
+        if code in (-signal.SIGKILL, -signal.SIGABRT) or "memory" in said.lower():
+            return OutOfMemoryError("the query needs more memory than it may have", NARROWER)
+        return UnavailableError(f"the scan of raw events ended with code {code}: {said[-300:] or 'no message'}")
+
+    async def _listen(self) -> None:
+        assert self._process.stderr is not None
+        while data := await self._process.stderr.read(STDERR_BYTES_MAX):
+            self._said = (self._said + data)[-STDERR_BYTES_MAX:]
+
+
+def _stream(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+__all__ = ["Finished", "ScanPool"]

@@ -1,0 +1,344 @@
+"""Questions answered end to end: parse, view, plan, cache, execute, reply.
+
+Owns the time limit over all of it, the cache of finished answers and that equal questions under way are computed once. An
+answer's cache key and ETag are the plan with its absolute range, the definition's version and the part of the view that the
+plan reads: the files in range and, where rows beyond them are in range, the view's position. So a cached answer is never
+stale and needs no expiry. Knows no HTTP: `rta.serve.query` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rta.config import Settings
+from rta.errors import TimeLimitError
+from rta.events.schemas import TIME, TIMESTAMP, Datasource, Rollup
+from rta.query.answer import format_time
+from rta.query.block import Block
+from rta.query.execute import run_rollup
+from rta.query.model import Query
+from rta.query.parse import parse_query
+from rta.query.planner import Plan, explain, plan
+from rta.query.position import Position, decode_position
+from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
+from rta.serve.ports import Definitions, View, Views
+from rta.serve.scan import ScanPool
+from rta.serve.scan_worker import Finished, answer_raw, finish, hot_source
+from rta.store.cache import FileCache
+from rta.store.model import FileRef
+from rta.store.objects import ObjectStore
+from rta.store.parquet import within_range
+
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
+ANSWERS_BYTES_MAX = 64 << 20
+HOT_BLOCKS_MAX = 32
+INLINE_ROWS_MAX = 50_000
+"""So many raw rows, and no files, are scanned here: 10-20 ms, and the worker's start is saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished answer. `meta` is inside a JSON body already; an Arrow body has no place for it."""
+
+    status: int
+    body: bytes
+    content_type: str
+    etag: str
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A planned question with what it reads.
+
+    Args:
+        files: Of the plan's table, in its range.
+        hot: Decoded rollup rows beyond them; None when raw events are read.
+        has_hot: Whether rows beyond the files can be in the range.
+        key: Of the answer.
+    """
+
+    plan: Plan
+    view: View
+    files: tuple[FileRef, ...]
+    hot: Block | None
+    has_hot: bool
+    key: bytes
+
+
+class QueryService:
+    """Answers questions. Belongs to one event loop.
+
+    Args:
+        cache: Decoded rollup files.
+        scans: Where raw events are read.
+        store: Where the files of the views are.
+    """
+
+    def __init__(  # noqa: PLR0913  # what the composition of a replica hands over, once
+        self, views: Views, definitions: Definitions, cache: FileCache, scans: ScanPool, settings: Settings, store: ObjectStore
+    ) -> None:
+        self._views = views
+        self._definitions = definitions
+        self._cache = cache
+        self._scans = scans
+        self._limits = settings.limits
+        self._store = store
+        # One thread looks up files: the tables' versions are not made for several.
+        self._looking = ThreadPoolExecutor(1, "query-prepare")
+        self._running = ThreadPoolExecutor(2, "query-run")
+        self._answers = AnswerCache(ANSWERS_BYTES_MAX)
+        self._under_way: dict[bytes, asyncio.Task[Finished]] = {}
+        self._waiting: dict[asyncio.Task[Finished], int] = {}
+        self._hot_blocks: OrderedDict[tuple[str, str, int, str], Block] = OrderedDict()
+
+    async def answer(
+        self, document: Mapping[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
+    ) -> Reply:
+        """Answer a question.
+
+        Raises:
+            InvalidQueryError, NotFoundError, TimeLimitError, OutOfMemoryError, CorruptFileError, UnavailableError.
+        """
+        begun = time.perf_counter()
+        limit_s = self._limits.query_time / 1000
+        try:
+            async with asyncio.timeout(limit_s):
+                prepared = await self._prepare(document, after_header, limit_s)
+                key = prepared.key + (b"arrow" if accept_arrow else b"json")
+                etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
+                if if_none_match is not None and _matches(if_none_match, etag):
+                    return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
+                finished = self._answers.get(key)
+                cached = finished is not None
+                if finished is None:
+                    left_s = limit_s - (time.perf_counter() - begun)
+                    finished = await self._once(key, prepared, accept_arrow, left_s)
+        except TimeoutError as error:
+            raise _late(limit_s) from error
+        meta = _meta(prepared, finished, cached, begun)
+        if accept_arrow:
+            return Reply(200, finished.rows, ARROW, etag, meta | ({"next": finished.next} if finished.next else {}))
+        return Reply(200, _body(finished, meta), JSON, etag, meta)
+
+    async def explain(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """How the question would be answered now, and how much that reads."""
+        limit_s = self._limits.query_time / 1000
+        try:
+            async with asyncio.timeout(limit_s):
+                prepared = await self._prepare(document, None, limit_s)
+        except TimeoutError as error:
+            raise _late(limit_s) from error
+        return explain(prepared.plan) | {
+            "files": len(prepared.files),
+            "rows": sum(f.rows for f in prepared.files),
+            "bytes": sum(f.bytes for f in prepared.files),
+            "hot": prepared.has_hot,
+            "version": prepared.view.version,
+        }
+
+    async def close(self) -> None:
+        """End the threads; questions under way are given up."""
+        for task in list(self._under_way.values()):
+            task.cancel()
+        self._looking.shutdown(wait=False, cancel_futures=True)
+        self._running.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepare(self, document: Mapping[str, Any], after_header: str | None, limit_s: float) -> Prepared:
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        datasource = await self._definitions.get(query.datasource)
+        view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
+        now_ms = time.time_ns() // 1_000_000
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+
+    def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
+        """Plan the question and find what it reads (in the thread that looks up files)."""
+        datasource = view.datasource
+        planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
+        files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
+        hot, has_hot = None, True
+        if planned.rollup is not None:
+            hot = self._hot_block(view, planned.rollup)
+            first, end = hot.times.searchsorted((planned.start_ms, planned.end_ms))
+            has_hot = bool(end > first)
+        digest = hashlib.blake2b(planned.key, digest_size=32)
+        for file in files:
+            digest.update(file.path.encode() + b"\0")
+        if has_hot:
+            digest.update(f"{view.manifest} {view.version}".encode())
+        return Prepared(planned, view, files, hot, has_hot, digest.digest())
+
+    def _hot_block(self, view: View, rollup: Rollup) -> Block:
+        dictionaries = self._cache.dictionaries(view.datasource, rollup)
+        key = (view.datasource.folder, rollup.name, view.manifest, view.version)
+        found = self._hot_blocks.get(key)
+        if found is None or found.dictionaries is not dictionaries:
+            found = Block(view.partials(rollup.name), dictionaries)
+            self._hot_blocks[key] = found
+            while len(self._hot_blocks) > HOT_BLOCKS_MAX:
+                self._hot_blocks.popitem(last=False)
+        return found
+
+    async def _once(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        """The answer from whoever computes it first; the work is given up when nobody waits for it any more."""
+        task = self._under_way.get(key)
+        if task is None or task.done():
+            task = asyncio.create_task(self._compute(key, prepared, arrow, limit_s))
+            self._under_way[key] = task
+            task.add_done_callback(partial(self._forget, key))
+            self._waiting[task] = 0
+        self._waiting[task] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._waiting[task] -= 1
+            if not self._waiting[task]:
+                del self._waiting[task]
+                task.cancel()
+
+    def _forget(self, key: bytes, task: asyncio.Task[Finished]) -> None:
+        if self._under_way.get(key) is task:
+            del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; nobody may have
+
+    async def _compute(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        loop = asyncio.get_running_loop()
+        if prepared.plan.rollup is not None:
+            found = await loop.run_in_executor(self._running, self._run_rollup, prepared, arrow)
+        else:
+            found = await self._run_raw(prepared, arrow, limit_s)
+        self._answers.put(key, found)
+        return found
+
+    def _run_rollup(self, prepared: Prepared, arrow: bool) -> Finished:
+        rollup, hot = prepared.plan.rollup, prepared.hot
+        assert rollup is not None
+        assert hot is not None
+        blocks = self._cache.blocks(self._store, prepared.plan.datasource, rollup, prepared.files, hot.dictionaries)
+        return finish(run_rollup(prepared.plan, [*blocks, hot] if prepared.has_hot else blocks), arrow)
+
+    async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        planned = prepared.plan
+        rows = await prepared.view.rows()
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
+        if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:
+            return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
+        return await self._scans.scan(
+            planned, self._store, prepared.files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
+        )
+
+
+class AnswerCache:
+    """Finished answers, bounded by the memory of their rows; what was asked for longest ago goes first."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._answers: OrderedDict[bytes, Finished] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: bytes) -> Finished | None:
+        found = self._answers.get(key)
+        if found is not None:
+            self._answers.move_to_end(key)
+        return found
+
+    def put(self, key: bytes, answer: Finished) -> None:
+        """Keep an answer, unless it alone would take a quarter of the memory."""
+        if len(answer.rows) > self._bytes_max // 4 or key in self._answers:
+            return
+        self._answers[key] = answer
+        self.bytes += _weight(answer)
+        while self.bytes > self._bytes_max:
+            _, oldest = self._answers.popitem(last=False)
+            self.bytes -= _weight(oldest)
+
+
+def _weight(answer: Finished) -> int:
+    return len(answer.rows) + 1_000
+
+
+def _position(query: Query, header: str | None) -> Position | None:
+    """What the question and the header say together; two positions of different datasources are the view's to refuse."""
+    found = [decode_position(text) for text in (query.after, header) if text]
+    if len(found) == 2 and found[0].folder == found[1].folder:
+        return found[0].merge(found[1])
+    return found[0] if found else None
+
+
+def _forgets_rollups(datasource: Datasource) -> bool:
+    """Whether some rollup keeps its rows for a shorter time than the raw table, so that the planner asks how old data is."""
+    raw = datasource.retention.events_ms
+    kept = datasource.retention.rollups_ms
+    return raw is not None and any(kept.get(r.granularity, raw) < raw for r in datasource.rollups)
+
+
+def _oldest_ms(view: View) -> int:
+    return min((f.time_min_ms for f in view.files("events")), default=TIME_MS_MAX)
+
+
+def _in_range(rows: pa.Table, planned: Plan) -> pa.Table:
+    if planned.start_ms == TIME_MS_MIN and planned.end_ms == TIME_MS_MAX:
+        return rows
+    times = rows.column(TIME)
+    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (planned.start_ms, planned.end_ms))
+    return rows.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
+
+
+def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
+    return finish(answer_raw(planned, [hot_source(rows)]), arrow)
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return "*" in tags or etag in tags or etag.strip('"') in tags
+
+
+def _meta(prepared: Prepared, finished: Finished | None, cached: bool, begun: float) -> dict[str, Any]:
+    """The quality of the answer. `time_range` is the absolute one that a relative range came to."""
+    planned, view = prepared.plan, prepared.view
+    return {
+        "watermark": None if view.watermark_ms is None else format_time(view.watermark_ms),
+        "version": view.version,
+        "complete": view.complete,
+        "sources": _sources(prepared),
+        "time_range": f"{format_time(planned.start_ms)}/{format_time(planned.end_ms)}",
+        "bounds": finished.bounds if finished else {},
+        "row_limit": planned.query.limit,
+        "truncated": finished.more if finished else False,
+        "cached": cached,
+        "elapsed_ms": round((time.perf_counter() - begun) * 1000, 3),
+    }
+
+
+def _sources(prepared: Prepared) -> Sequence[str]:
+    return [prepared.plan.table, *(["hot"] if prepared.has_hot else [])]
+
+
+def _body(finished: Finished, meta: dict[str, Any]) -> bytes:
+    following = b',"next":' + orjson.dumps(finished.next) if finished.next else b""
+    return b"".join((b'{"rows":', finished.rows, following, b',"meta":', orjson.dumps(meta), b"}"))
+
+
+def _late(limit_s: float) -> TimeLimitError:
+    return TimeLimitError(
+        f"the query took longer than {limit_s:.1f} s", "ask of a shorter time range, or what a rollup holds"
+    )
+
+
+__all__ = ["AnswerCache", "QueryService", "Reply"]
