@@ -43,7 +43,13 @@ from rta.stream.rollups import finest_partials
 
 EVENTS = 2_000_000
 START_MS = 1_767_225_600_000
-PEERS_MS = {"D1": "Druid 5.9, polars 2.9", "D2": "Druid 5.0, polars 2.5", "D3": "Druid 22", "D4": "Druid 6.4, polars 3.0", "D5": "Druid 7, polars 51"}
+PEERS_MS = {
+    "D1": "Druid 5.9, polars 2.9",
+    "D2": "Druid 5.0, polars 2.5",
+    "D3": "Druid 22",
+    "D4": "Druid 6.4, polars 3.0",
+    "D5": "Druid 7, polars 51",
+}
 _COUNT = {"name": "n", "type": "count"}
 _SUM = {"name": "revenue", "type": "sum", "field": "price"}
 QUESTIONS: dict[str, dict[str, Any]] = {
@@ -75,7 +81,9 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 def datasource() -> Datasource:
     """The peers' schema, with the rollup of four dimensions that they were given."""
     texts = ("event_id", "event_type", "user_id", "country", "device_type", "category")
-    columns = tuple(Column(n, ColumnType.STRING, (n,)) for n in texts) + (Column("price", ColumnType.DOUBLE, ("price",)),)
+    columns = tuple(Column(n, ColumnType.STRING, (n,)) for n in texts) + (
+        Column("price", ColumnType.DOUBLE, ("price",)),
+    )
     metrics = (
         MetricSpec("n", MetricType.COUNT),
         MetricSpec("price_sum", MetricType.SUM, "price"),

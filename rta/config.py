@@ -33,7 +33,7 @@ class LimitSettings(_Section):
     unpacked: SizeBytes = 64 << 20
     event: SizeBytes = 1 << 20
     query_time: DurationMs = 10_000
-    query_rows: int = Field(100_000, gt=0)
+    query_rows: int = Field(default=100_000, gt=0)
     query_memory: SizeBytes = 1 << 30
     backlog: SizeBytes = 4 << 30
 
@@ -42,16 +42,16 @@ class Settings(_Section):
     """Everything that a person can set. Field by field as in the README."""
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(default=8000, ge=1, le=65535)
     data_dir: Path = Path("./rta-data")
     log: Literal["embedded"] = "embedded"
     store: Literal["local"] = "local"
-    partitions: int = Field(8, ge=1, le=1024)
+    partitions: int = Field(default=8, ge=1, le=1024)
     aggregators: int | Literal["auto"] = "auto"
     epoch: DurationMs = 30_000
-    epoch_events: int = Field(500_000, gt=0)
+    epoch_events: int = Field(default=500_000, gt=0)
     dedup_window: DurationMs = 86_400_000
-    dedup_memory_ids: int = Field(20_000_000, gt=0)
+    dedup_memory_ids: int = Field(default=20_000_000, gt=0)
     ingress: Literal["auto", "haproxy", "python"] = "auto"
     limits: LimitSettings = LimitSettings()
     datasources: list[dict[str, Any]] = Field(default_factory=list)

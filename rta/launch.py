@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -50,14 +51,22 @@ def up(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int
     """
     began = time.monotonic()
     stop = threading.Event()
-    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _listen(stop)
     try:
         with _hold(settings):
             environment(settings)
+            _compile_kernels()
             return _run(settings, stop, began, on_ready)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _listen(stop: threading.Event) -> None:
+    """SIGINT and SIGTERM mean stop; called again after Ray has put handlers of its own there."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
 
 
 def down(settings: Settings) -> int:
@@ -80,6 +89,13 @@ def down(settings: Settings) -> int:
             )
         waiting.wait(0.1)
     say("stopped")
+    return 0
+
+
+def prepare() -> int:
+    """Fill the kernel cache of this installation: what the first `rta up` would otherwise do; 0 when done."""
+    environment(Settings())
+    _compile_kernels()
     return 0
 
 
@@ -194,7 +210,7 @@ def environment(settings: Settings) -> None:
         "OMP_NUM_THREADS": "1",
         "NUMBA_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        "NUMBA_CACHE_DIR": str(settings.data_dir / "cache" / "numba"),
+        "NUMBA_CACHE_DIR": str(_kernel_cache(settings)),
         "MALLOC_ARENA_MAX": "2",
     }
     haproxy = _haproxy(settings)
@@ -219,6 +235,32 @@ def environment(settings: Settings) -> None:
         values["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "0"
     for name, value in values.items():
         os.environ.setdefault(name, value)
+
+
+def _kernel_cache(settings: Settings) -> Path:
+    """Where compiled kernels are kept: with the installation, so that each is compiled once; else in the data folder."""
+    shared = Path(sys.prefix) / "var" / "rta-kernels"
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=shared):
+            return shared
+    except OSError:
+        return settings.data_dir / "cache" / "kernels"
+
+
+def _compile_kernels() -> None:
+    """Once per installation and version of the code, in one process, before three would do it at the same time."""
+    cache = Path(os.environ["NUMBA_CACHE_DIR"])
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    stamp = hashlib.sha256("".join(f"{p}{p.stat().st_mtime_ns}" for p in sources).encode()).hexdigest()[:16]
+    marker = cache / f"compiled-{stamp}"
+    if marker.exists():
+        return
+    say("rta: compiling kernels, once per installation (about 30 s)")
+    done = subprocess.run([sys.executable, "-m", "rta.actors.kernels"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UnavailableError(f"compiling kernels failed: {done.stderr[-500:]}", "is the installation complete?")
+    marker.touch()
 
 
 def _haproxy(settings: Settings) -> str | None:
@@ -309,10 +351,12 @@ def _run(
     try:
         say("rta: starting Ray")
         _start_ray(settings)
+        _listen(stop)
         if not stop.is_set():
             say("rta: starting actors and HTTP")
             started = True
             _start_system(settings, site)
+            _listen(stop)
             _wait_ready(settings, stop)
         if not stop.is_set():
             say(f"rta: ready after {time.monotonic() - began:.0f} s at {base_url(settings)} (Ctrl-C stops it)")

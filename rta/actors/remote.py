@@ -30,13 +30,8 @@ LOG_HOST = "log"
 CALL_S = 25.0
 logger = logging.getLogger(__name__)
 
-_DELTAS = msgspec.msgpack.Decoder(list[HotDelta])
-_CURSORS = msgspec.msgpack.Decoder(dict[str, Cursor | None])
-_REQUESTS = msgspec.msgpack.Decoder(list[RowsRequest])
-_STATUS = msgspec.msgpack.Decoder(AggregatorStatus)
-_PART = msgspec.msgpack.Decoder(Part)
-_REGISTRATION = msgspec.msgpack.Decoder(Registration)
 _encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.decode
 
 
 def _last_words(site: Site, name: str) -> Callable[[str], None]:
@@ -73,7 +68,7 @@ class LogHost:
     def __init__(self, site: bytes) -> None:
         from rta.log.embedded import EmbeddedSettings, LogServer
 
-        self._site = msgspec.msgpack.decode(site, type=Site)
+        self._site = _decode(site, type=Site)
         _process(self._site, LOG_HOST)
         settings = EmbeddedSettings(backlog_bytes_max=self._site.backlog_bytes_max, lock_wait_s=10.0)
         self._server = LogServer(Path(self._site.log_folder), Path(self._site.log_socket), settings)
@@ -106,7 +101,7 @@ class CoordinatorActor:
         from rta.actors.coordinator import Coordinator, Outside
         from rta.store.objects import open_store
 
-        self._site = msgspec.msgpack.decode(site, type=Site)
+        self._site = _decode(site, type=Site)
         _process(self._site, COORDINATOR)
         aggregators = Aggregators(self._site.aggregators)
         outside = Outside(
@@ -126,7 +121,7 @@ class CoordinatorActor:
         return _encode(self._coordinator.register(actor, pid))
 
     def offer(self, part: bytes) -> int:
-        return self._coordinator.offer(_PART.decode(part))
+        return self._coordinator.offer(_decode(part, type=Part))
 
     def report(self, source: str, snapshot: Any) -> None:
         self._coordinator.report(source, snapshot)
@@ -156,10 +151,12 @@ class AggregatorActor:
 
     def __init__(self, name: str, site: bytes) -> None:
         from rta.actors.aggregator import Aggregator
+        from rta.actors.kernels import warm_up
         from rta.store.objects import open_store
 
-        self._site = msgspec.msgpack.decode(site, type=Site)
+        self._site = _decode(site, type=Site)
         _process(self._site, name)
+        warm_up()
         self._aggregator = Aggregator(
             name,
             self._site,
@@ -171,10 +168,10 @@ class AggregatorActor:
         self._aggregator.start()
 
     def delta(self, cursors: bytes) -> bytes:
-        return _encode(self._aggregator.delta(_CURSORS.decode(cursors)))
+        return _encode(self._aggregator.delta(_decode(cursors, type=dict[str, Cursor | None])))
 
     def rows(self, folder: str, load: str, requests: bytes) -> bytes:
-        return self._aggregator.rows(folder, load, _REQUESTS.decode(requests))
+        return self._aggregator.rows(folder, load, _decode(requests, type=list[RowsRequest]))
 
     def status(self) -> bytes:
         return _encode(self._aggregator.status())
@@ -237,7 +234,7 @@ class RemoteCoordinator:
     """`CoordinatorLink` over Ray."""
 
     def register(self, actor: str, pid: int) -> Registration:
-        return _REGISTRATION.decode(call("register", actor, pid))
+        return _decode(call("register", actor, pid), type=Registration)
 
     def offer(self, part: Part) -> int:
         number: int = call("offer", _encode(part))
@@ -252,7 +249,7 @@ class Aggregators:
 
     def status(self, name: str, timeout_s: float) -> AggregatorStatus | None:
         try:
-            return _STATUS.decode(_get(lambda: _handle(name), "status", (), timeout_s))
+            return _decode(_get(lambda: _handle(name), "status", (), timeout_s), type=AggregatorStatus)
         except UnavailableError:
             return None
 
@@ -279,7 +276,7 @@ class RemotePeers:
 
     async def delta(self, actor: str, cursors: Mapping[str, Cursor | None], timeout_s: float) -> list[HotDelta]:
         data = await self._ask(actor, "delta", (_encode(dict(cursors)),), timeout_s)
-        return _DELTAS.decode(data)
+        return _decode(data, type=list[HotDelta])
 
     async def rows(self, actor: str, folder: str, load: str, requests: Sequence[RowsRequest]) -> bytes:
         data: bytes = await self._ask(actor, "rows", (folder, load, _encode(list(requests))), CALL_S)

@@ -21,6 +21,11 @@ STALE_S = 3.0
 WITHOUT_A_WORD = "ended without a word (killed, or out of memory)"
 
 
+def _plain(shard: ShardStatus) -> Any:
+    """As JSON has it: keys are texts."""
+    return msgspec.json.decode(msgspec.json.encode(shard))
+
+
 class _Watched:
     """One aggregator: its last answer, and its lives."""
 
@@ -109,7 +114,7 @@ class Watch:
             "reloads": 0 if answer is None else answer.reloads,
             "last_reload": None if answer is None else answer.last_reload,
             "events_per_s": round(watched.rate, 1),
-            "shards": {} if answer is None else {s.folder: msgspec.to_builtins(s) for s in answer.shards},
+            "shards": {} if answer is None else {s.folder: _plain(s) for s in answer.shards},
         }
 
     @staticmethod

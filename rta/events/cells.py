@@ -41,6 +41,30 @@ class Rules(NamedTuple):
     numbers: npt.NDArray[np.int32]
 
 
+class Numbers(NamedTuple):
+    """Two views of one array with a row per number column and a column per event."""
+
+    longs: npt.NDArray[np.int64]
+    doubles: npt.NDArray[np.float64]
+
+
+class Picked(NamedTuple):
+    """The events that become rows, in this order."""
+
+    buf: Bytes
+    cells: Cells
+    rows: npt.NDArray[np.int64]
+
+
+class Texts(NamedTuple):
+    """String columns that are being written, all into `out`: the i-th slot's begin at `starts[i]`."""
+
+    valid: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int32]
+    out: Bytes
+    starts: npt.NDArray[np.int64]
+
+
 @inlined
 def parse_long(buf: Bytes, start: int, length: int) -> tuple[np.int64, bool]:
     """A whole number, also one written with zeros behind a point; False when it is none or needs more than 64 bits."""
@@ -200,50 +224,42 @@ def parse_times(
 
 
 @inlined
-def only_strings(buf: Bytes, pos: int) -> bool:
-    """Whether the array at `pos`, known to be JSON, holds nothing but strings."""
-    pos = skip_space(buf, pos + 1)
-    if buf[pos] == 0x5D:
-        return True
-    while buf[pos] == 0x22:
-        pos, _ = skip_string(buf, pos)
-        pos = skip_space(buf, pos)
-        if buf[pos] == 0x5D:
-            return True
-        pos = skip_space(buf, pos + 1)
-    return False
+def next_element(buf: Bytes, pos: int) -> int:
+    """Behind the comma after an element, or at the bracket that closes the array."""
+    pos = skip_space(buf, pos)
+    return skip_space(buf, pos + 1) if buf[pos] == 0x2C else pos
 
 
 @inlined
-def read_number(
-    buf: Bytes, kind: int, start: int, length: int, column_type: int, longs: npt.NDArray[np.int64], at: int
-) -> bool:
-    """Write a long or timestamp."""
-    if kind == INTEGER or kind == FLOAT:
+def only_strings(buf: Bytes, pos: int) -> bool:
+    """Whether the array at `pos`, known to be JSON, holds nothing but strings."""
+    pos = skip_space(buf, pos + 1)
+    while buf[pos] == 0x22:
+        pos, _ = skip_string(buf, pos)
+        pos = next_element(buf, pos)
+    return buf[pos] == 0x5D
+
+
+@inlined
+def read_number(buf: Bytes, kind: int, start: int, length: int, column_type: int) -> tuple[np.int64, bool]:
+    """A long or timestamp."""
+    if INTEGER <= kind <= FLOAT:
         value, ok = parse_long(buf, start, length)
         if column_type == AS_TIMESTAMP and (value < TIME_MIN_MS or value > TIME_MAX_MS):
             ok = False
-    elif column_type == AS_TIMESTAMP and kind == STRING:
-        value, ok = parse_iso(buf, start, length)
-    else:
-        return False
-    longs[at] = value
-    return ok
+        return value, ok
+    if column_type == AS_TIMESTAMP and kind == STRING:
+        return parse_iso(buf, start, length)
+    return np.int64(0), False
 
 
 @kernel
-def read_slot(
-    buf: Bytes,
-    cells: Cells,
-    doubts: npt.NDArray[np.int8],
-    rules: Rules,
-    slot: int,
-    longs: npt.NDArray[np.int64],
-    doubles: npt.NDArray[np.float64],
-) -> int:
+def read_slot(buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int8], rules: Rules, slot: int, numbers: Numbers) -> int:
     """Check one slot of all sure rows against its rules, and read its numbers; returns how many doubles are ODD."""
     odd = 0
     column_type = rules.types[slot]
+    which = max(0, rules.numbers[slot])
+    longs, doubles = numbers.longs[which], numbers.doubles[which]
     kinds, starts, lengths = cells.kinds[slot], cells.starts[slot], cells.lengths[slot]
     for row in range(len(doubts)):
         if doubts[row] != SURE:
@@ -258,39 +274,30 @@ def read_slot(
         if column_type == AS_STRING:
             ok = kind <= ESCAPED and length <= rules.lengths[slot] and (length > 0 or not rules.filled[slot])
         elif column_type == AS_BOOLEAN:
-            ok = kind == TRUE or kind == FALSE
+            ok = TRUE <= kind <= FALSE
         elif column_type == AS_DOUBLE:
-            if kind == INTEGER or kind == FLOAT:
-                value, exact = parse_double(buf, start, length)
-                doubles[row] = value
+            ok = INTEGER <= kind <= FLOAT
+            if ok:
+                doubles[row], exact = parse_double(buf, start, length)
                 if not exact:
                     kinds[row] = ODD
                     odd += 1
-            else:
-                ok = False
         elif column_type == AS_STRINGS:
             ok = kind == ARRAY and only_strings(buf, start)
         elif column_type != AS_JSON:
-            ok = read_number(buf, kind, start, length, column_type, longs, row)
+            value, ok = read_number(buf, kind, start, length, column_type)
+            longs[row] = value
         if not ok:
             doubts[row] = UNSURE
     return odd
 
 
 @kernel
-def read_slots(
-    buf: Bytes,
-    cells: Cells,
-    doubts: npt.NDArray[np.int8],
-    rules: Rules,
-    longs: npt.NDArray[np.int64],
-    doubles: npt.NDArray[np.float64],
-) -> int:
-    """All slots: `longs` and `doubles` are two views of one array with a row per number column."""
+def read_slots(buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int8], rules: Rules, numbers: Numbers) -> int:
+    """All slots; returns how many doubles are ODD."""
     odd = 0
     for slot in range(len(rules.types)):
-        number = max(0, rules.numbers[slot])
-        odd += read_slot(buf, cells, doubts, rules, slot, longs[number], doubles[number])
+        odd += read_slot(buf, cells, doubts, rules, slot, numbers)
     return odd
 
 
@@ -352,87 +359,84 @@ def unescape(buf: Bytes, start: int, length: int, out: Bytes, at: int) -> int:
 
 
 @kernel
-def count_bytes(cells: Cells, rows: npt.NDArray[np.int64], slots: npt.NDArray[np.int32]) -> int:
+def count_bytes(picked: Picked, slots: npt.NDArray[np.int32]) -> int:
     """At most how many bytes the strings of these slots take."""
+    cells = picked.cells
     total = 0
     for i in range(len(slots)):
-        for row in rows:
+        for row in picked.rows:
             if cells.kinds[slots[i], row] != 0:
                 total += np.int64(cells.lengths[slots[i], row]) + 2
     return total
 
 
 @kernel
-def write_strings(
-    buf: Bytes,
-    cells: Cells,
-    rows: npt.NDArray[np.int64],
-    rules: Rules,
-    slots: npt.NDArray[np.int32],
-    valid: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.int32],
-    out: Bytes,
-    starts: npt.NDArray[np.int64],
-) -> None:
-    """The strings (and JSON texts) of these slots, one after the other in `out`; slot i's begin at `starts[i]`."""
+def write_strings(picked: Picked, rules: Rules, slots: npt.NDArray[np.int32], texts: Texts) -> None:
+    """The strings (and JSON texts) of these slots, one slot after the other."""
+    buf, out = picked.buf, texts.out
     at = 0
     for i in range(len(slots)):
         slot = slots[i]
         verbatim = rules.types[slot] == AS_JSON
+        kinds, starts, lengths = picked.cells.kinds[slot], picked.cells.starts[slot], picked.cells.lengths[slot]
         begin = at
-        starts[i] = begin
-        offsets[i, 0] = 0
-        for j in range(len(rows)):
-            row = rows[j]
-            kind = cells.kinds[slot, row]
+        texts.starts[i] = begin
+        texts.offsets[i, 0] = 0
+        for j in range(len(picked.rows)):
+            row = picked.rows[j]
+            kind = kinds[row]
             present = kind != 0 and kind != NULL
-            valid[i, j] = present
+            texts.valid[i, j] = present
             if present:
-                start, length = np.int64(cells.starts[slot, row]), np.int64(cells.lengths[slot, row])
+                start, length = np.int64(starts[row]), np.int64(lengths[row])
                 if verbatim and kind <= ESCAPED:
                     start, length = start - 1, length + 2
                 if kind == ESCAPED and not verbatim:
                     at = unescape(buf, start, length, out, at)
                 else:
                     at = copy(out, at, buf, start, length)
-            offsets[i, j + 1] = at - begin
-    starts[len(slots)] = at
+            texts.offsets[i, j + 1] = at - begin
+    texts.starts[len(slots)] = at
 
 
 @kernel
-def write_lists(
-    buf: Bytes,
-    cells: Cells,
-    rows: npt.NDArray[np.int64],
-    slot: int,
-    list_offsets: npt.NDArray[np.int32],
-    offsets: npt.NDArray[np.int32],
-    out: Bytes,
-) -> int:
-    """The strings of a `string[]` slot; `offsets` may be empty at first: the result says how many strings there are."""
+def count_lists(picked: Picked, slot: int, list_offsets: npt.NDArray[np.int32]) -> int:
+    """How many strings the lists of a `string[]` slot hold, and where each list begins among them."""
+    buf = picked.buf
     count = 0
-    at = 0
-    dry = len(offsets) == 0
     list_offsets[0] = 0
-    for j in range(len(rows)):
-        row = rows[j]
-        if cells.kinds[slot, row] == ARRAY:
-            pos = skip_space(buf, np.int64(cells.starts[slot, row]) + 1)
+    for j in range(len(picked.rows)):
+        row = picked.rows[j]
+        if picked.cells.kinds[slot, row] == ARRAY:
+            pos = skip_space(buf, np.int64(picked.cells.starts[slot, row]) + 1)
             while buf[pos] == 0x22:
-                start = pos + 1
-                pos, kind = skip_string(buf, pos)
-                if not dry:
-                    if kind == ESCAPED:
-                        at = unescape(buf, start, pos - start - 1, out, at)
-                    else:
-                        at = copy(out, at, buf, start, pos - start - 1)
-                    offsets[count + 1] = at
+                pos, _ = skip_string(buf, pos)
+                pos = next_element(buf, pos)
                 count += 1
-                pos = skip_space(buf, pos)
-                if buf[pos] == 0x2C:
-                    pos = skip_space(buf, pos + 1)
         list_offsets[j + 1] = count
     return count
+
+
+@kernel
+def write_lists(picked: Picked, slot: int, offsets: npt.NDArray[np.int32], out: Bytes) -> None:
+    """The strings of a `string[]` slot; `offsets` has room for all of them."""
+    buf = picked.buf
+    count = 0
+    at = 0
+    for row in picked.rows:
+        if picked.cells.kinds[slot, row] != ARRAY:
+            continue
+        pos = skip_space(buf, np.int64(picked.cells.starts[slot, row]) + 1)
+        while buf[pos] == 0x22:
+            start = pos + 1
+            pos, kind = skip_string(buf, pos)
+            if kind == ESCAPED:
+                at = unescape(buf, start, pos - start - 1, out, at)
+            else:
+                at = copy(out, at, buf, start, pos - start - 1)
+            count += 1
+            offsets[count] = at
+            pos = next_element(buf, pos)
 
 
 @kernel

@@ -22,14 +22,18 @@ from rta.events.cells import (
     AS_STRINGS,
     AS_TIMESTAMP,
     ODD,
+    Numbers,
+    Picked,
     Rules,
+    Texts,
     count_bytes,
+    count_lists,
     gather_strings,
     read_slots,
     write_lists,
     write_strings,
 )
-from rta.events.scan import SURE, UNSURE, Cells, Events, new_work, scan_bodies
+from rta.events.scan import SURE, UNSURE, Cells, Events, new_walk, scan_bodies
 from rta.events.schemas import TIMESTAMP, ColumnType, Datasource
 from rta.events.simd import PADDING, Bytes, padded
 from rta.events.tokens import NULL, TRUE
@@ -133,37 +137,20 @@ def scan(prepared: Prepared, bodies: Sequence[tuple[bytes, bool]], event_bytes: 
     spans[:, 2] = [lines for _, lines in bodies]
     room = len(buf) // BYTES_PER_EVENT_GUESS + len(bodies) + 8
     outcomes = np.zeros((len(bodies), 2), np.int64)
-    while True:
-        cells, events = _room(len(prepared.rules.types), room, len(buf))
-        work = new_work(prepared.trie)
-        if scan_bodies(buf, spans, outcomes, (event_bytes, events_max), prepared.trie, cells, events, work):
-            break
+    walk = new_walk(prepared.trie, room, len(buf))
+    while not scan_bodies(buf, spans, outcomes, (event_bytes, events_max), walk):
         room *= 4
+        walk = new_walk(prepared.trie, room, len(buf))
     rows = int(outcomes[-1, 0])
     numbers = np.zeros((max(1, int(prepared.rules.numbers.max()) + 1), rows), np.int64)
-    return Scanned(buf, spans[:, 0].tolist(), cells, events, outcomes, rows, numbers)
-
-
-def _room(slots: int, rows: int, size: int) -> tuple[Cells, Events]:
-    cells = Cells(
-        kinds=np.empty((slots, rows), np.int8),
-        starts=np.empty((slots, rows), np.int32),
-        lengths=np.empty((slots, rows), np.int32),
-    )
-    events = Events(
-        spans=np.empty((rows, 2), np.int32),
-        doubts=np.zeros(rows, np.int8),
-        rest_ends=np.zeros(rows, np.int32),
-        rest=np.zeros(size + PADDING, np.uint8),
-    )
-    return cells, events
+    return Scanned(buf, spans[:, 0].tolist(), walk.cells, walk.events, outcomes, rows, numbers)
 
 
 def read_values(scanned: Scanned, rules: Rules) -> None:
     """Read all numbers and times; events with a value that is not its column's are marked UNSURE."""
-    doubles = scanned.numbers.view(np.float64)
-    if read_slots(scanned.buf, scanned.cells, scanned.doubts, rules, scanned.numbers, doubles):
-        _read_odd_doubles(scanned, rules, doubles)
+    numbers = Numbers(scanned.numbers, scanned.numbers.view(np.float64))
+    if read_slots(scanned.buf, scanned.cells, scanned.doubts, rules, numbers):
+        _read_odd_doubles(scanned, rules, numbers.doubles)
 
 
 def _read_odd_doubles(scanned: Scanned, rules: Rules, doubles: npt.NDArray[np.float64]) -> None:
@@ -173,8 +160,8 @@ def _read_odd_doubles(scanned: Scanned, rules: Rules, doubles: npt.NDArray[np.fl
         if not len(rows):
             continue
         starts, lengths = cells.starts[slot, rows].tolist(), cells.lengths[slot, rows].tolist()
-        buf = memoryview(scanned.buf)
-        values = np.array([float(bytes(buf[s : s + n])) for s, n in zip(starts, lengths, strict=True)])
+        text = scanned.buf.data
+        values = np.array([float(bytes(text[s : s + n])) for s, n in zip(starts, lengths, strict=True)])
         doubles[rules.numbers[slot], rows] = values
         scanned.doubts[rows[np.isinf(values)]] = UNSURE
 
@@ -208,11 +195,12 @@ def build_table(prepared: Prepared, scanned: Scanned, rows: npt.NDArray[np.int64
 
 def _text_columns(prepared: Prepared, scanned: Scanned, rows: npt.NDArray[np.int64]) -> dict[int, pa.Array]:
     slots = prepared.texts
+    picked = Picked(scanned.buf, scanned.cells, rows)
     valid = np.empty((len(slots), len(rows)), np.uint8)
     offsets = np.empty((len(slots), len(rows) + 1), np.int32)
-    out = np.empty(count_bytes(scanned.cells, rows, slots) + PADDING, np.uint8)
+    out = np.empty(count_bytes(picked, slots) + PADDING, np.uint8)
     starts = np.empty(len(slots) + 1, np.int64)
-    write_strings(scanned.buf, scanned.cells, rows, prepared.rules, slots, valid, offsets, out, starts)
+    write_strings(picked, prepared.rules, slots, Texts(valid, offsets, out, starts))
     bits = np.packbits(valid, axis=1, bitorder="little")
     counts = len(rows) - valid.sum(axis=1, dtype=np.int64)
     data = pa.py_buffer(out)
@@ -234,13 +222,12 @@ def string_array(
 
 
 def _list_column(scanned: Scanned, slot: int, rows: npt.NDArray[np.int64]) -> pa.Array:
+    picked = Picked(scanned.buf, scanned.cells, rows)
     list_offsets = np.empty(len(rows) + 1, np.int32)
-    nothing = np.empty(0, np.int32)
-    count = write_lists(scanned.buf, scanned.cells, rows, slot, list_offsets, nothing, np.empty(0, np.uint8))
+    count = count_lists(picked, slot, list_offsets)
     offsets = np.zeros(count + 1, np.int32)
-    room = count_bytes(scanned.cells, rows, np.array([slot], np.int32))
-    out = np.empty(room + PADDING, np.uint8)
-    write_lists(scanned.buf, scanned.cells, rows, slot, list_offsets, offsets, out)
+    out = np.empty(count_bytes(picked, np.array([slot], np.int32)) + PADDING, np.uint8)
+    write_lists(picked, slot, offsets, out)
     strings = string_array(count, offsets, pa.py_buffer(out[: int(offsets[-1])]), None, 0)
     absent = scanned.absent(slot)[rows]
     return pa.ListArray.from_arrays(pa.array(list_offsets), strings, mask=pa.array(absent) if absent.any() else None)

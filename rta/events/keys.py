@@ -9,6 +9,7 @@ contiguous ranges of slots. Everything here can be computed again from stored ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,8 @@ _KEY_SEED = (0x7274613A6B657931, 0x7274613A6B657932)
 _NO_KEY = (0x7274613A6E6F6E65, 0x7274613A6E6F6E66)
 _TEXT_SEED = (0x7274613A74657874, 0x7274613A74657875)
 
-Column = pa.Array | pa.ChunkedArray
+Column: TypeAlias = Any
+"""An Arrow array, chunked or not."""
 
 
 def identities(ids: Column, keys: Column | None) -> Words:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rta.events.simd import LANES, Bytes, copy, inlined, kernel, load_word, newline_mask, trailing_zeros
-from rta.events.tokens import ARRAY, ESCAPED, NULL, OBJECT, skip_broken, skip_space, skip_string, skip_value
+from rta.events.simd import LANES, PADDING, Bytes, copy, inlined, kernel, load_word, newline_mask, trailing_zeros
+from rta.events.tokens import ESCAPED, NULL, skip_broken, skip_space, skip_string, skip_value
 from rta.events.trie import Trie, find_child, name_hash
 
 SURE, UNSURE, OVERSIZED = 0, 1, 2
@@ -60,16 +60,41 @@ class Work(NamedTuple):
     seen_in: npt.NDArray[np.int64]
 
 
+class Walk(NamedTuple):
+    """Everything that one walk reads and writes besides the bytes."""
+
+    trie: Trie
+    cells: Cells
+    events: Events
+    work: Work
+
+
 _ROW, _REST, _SERIALS, _NAMES, _READING = 0, 1, 2, 3, 4
 
 
-def new_work(trie: Trie) -> Work:
-    return Work(
-        at=np.zeros(5, np.int64),
-        levels=np.zeros((LEVELS_MAX, 3), np.int64),
-        seen_nodes=np.full(len(trie.slots), -1, np.int64),
-        seen_names=np.zeros(2 * NAMES_MAX, np.uint64),
-        seen_in=np.full(2 * NAMES_MAX, -1, np.int64),
+def new_walk(trie: Trie, rows: int, size: int) -> Walk:
+    """Room for so many events in a buffer of so many bytes."""
+    slots = int(trie.slots.max(initial=0)) + 1
+    return Walk(
+        trie=trie,
+        cells=Cells(
+            kinds=np.empty((slots, rows), np.int8),
+            starts=np.empty((slots, rows), np.int32),
+            lengths=np.empty((slots, rows), np.int32),
+        ),
+        events=Events(
+            spans=np.empty((rows, 2), np.int32),
+            doubts=np.zeros(rows, np.int8),
+            rest_ends=np.zeros(rows, np.int32),
+            rest=np.empty(size + PADDING, np.uint8),
+        ),
+        work=Work(
+            at=np.zeros(5, np.int64),
+            levels=np.zeros((LEVELS_MAX, 3), np.int64),
+            seen_nodes=np.full(len(trie.slots), -1, np.int64),
+            seen_names=np.empty(2 * NAMES_MAX, np.uint64),
+            seen_in=np.full(2 * NAMES_MAX, -1, np.int64),
+        ),
     )
 
 
@@ -149,9 +174,7 @@ def take_value(buf: Bytes, pos: int, depth: int, cells: Cells, slot: int, row: i
 
 
 @inlined
-def take_member(
-    buf: Bytes, pos: int, level: int, trie: Trie, cells: Cells, events: Events, work: Work
-) -> tuple[int, bool]:
+def take_member(buf: Bytes, pos: int, level: int, walk: Walk) -> tuple[int, bool]:
     """Read the member at `pos`: behind it and False, or behind the bracket of a declared object and True."""
     if buf[pos] != _QUOTE:
         return ~pos, False
@@ -164,39 +187,39 @@ def take_member(
     value = skip_space(buf, colon + 1)
     length = name_end - pos - 2
     h = name_hash(buf, pos + 1, length)
-    child = find_child(trie, work.levels[level, 0], h, buf, pos + 1, length)
+    child = find_child(walk.trie, walk.work.levels[level, 0], h, buf, pos + 1, length)
     if child >= 0:
-        slot = np.int64(trie.slots[child])
+        slot = np.int64(walk.trie.slots[child])
         if slot >= 0:
-            return take_value(buf, value, level + 1, cells, slot, work.at[_ROW]), False
-        if work.seen_nodes[child] == work.at[_READING]:
+            return take_value(buf, value, level + 1, walk.cells, slot, walk.work.at[_ROW]), False
+        if walk.work.seen_nodes[child] == walk.work.at[_READING]:
             return ~pos, False
-        work.seen_nodes[child] = work.at[_READING]
+        walk.work.seen_nodes[child] = walk.work.at[_READING]
         if buf[value] == _OPEN:
-            enter(buf, events, work, level + 1, (pos, name_end), child)
+            enter(buf, walk.events, walk.work, level + 1, (pos, name_end), child)
             return value + 1, True
-    elif repeated_name(work, h, work.levels[level, 2]):
+    elif repeated_name(walk.work, h, walk.work.levels[level, 2]):
         return ~pos, False
     end, kind = skip_value(buf, value, level + 1)
     if end >= 0 and kind != NULL:
-        work.at[_REST] = keep_member(buf, events.rest, work.at[_REST], (pos, name_end), (value, end))
+        walk.work.at[_REST] = keep_member(buf, walk.events.rest, walk.work.at[_REST], (pos, name_end), (value, end))
     return end, False
 
 
 @kernel
-def scan_object(buf: Bytes, pos: int, trie: Trie, cells: Cells, events: Events, work: Work) -> int:
+def scan_object(buf: Bytes, pos: int, walk: Walk) -> int:
     """Read the event whose bracket is at `pos`; returns where it ends, negative where it is unsure."""
     if buf[pos] != _OPEN:
         return ~pos
     level = 0
-    enter(buf, events, work, 0, (pos, pos), 0)
+    enter(buf, walk.events, walk.work, 0, (pos, pos), 0)
     pos = skip_space(buf, pos + 1)
     fresh = True
     while True:
         if fresh and buf[pos] == _CLOSE:
             entered = False
         else:
-            pos, entered = take_member(buf, pos, level, trie, cells, events, work)
+            pos, entered = take_member(buf, pos, level, walk)
             if pos < 0:
                 return pos
             pos = skip_space(buf, pos)
@@ -205,7 +228,7 @@ def scan_object(buf: Bytes, pos: int, trie: Trie, cells: Cells, events: Events, 
             fresh = True
             continue
         while buf[pos] == _CLOSE:
-            leave(events, work, level)
+            leave(walk.events, walk.work, level)
             pos += 1
             level -= 1
             if level < 0:
@@ -218,15 +241,15 @@ def scan_object(buf: Bytes, pos: int, trie: Trie, cells: Cells, events: Events, 
 
 
 @kernel
-def scan_event(buf: Bytes, pos: int, trie: Trie, cells: Cells, events: Events, work: Work) -> int:
+def scan_event(buf: Bytes, pos: int, walk: Walk) -> int:
     """Begin the next row with the event at `pos`; `end_event` ends it."""
-    row = work.at[_ROW]
-    for slot in range(cells.kinds.shape[0]):
-        cells.kinds[slot, row] = 0
-    work.at[_SERIALS] = 0
-    work.at[_NAMES] = 0
-    work.at[_READING] += 1
-    return scan_object(buf, pos, trie, cells, events, work)
+    row = walk.work.at[_ROW]
+    for slot in range(walk.cells.kinds.shape[0]):
+        walk.cells.kinds[slot, row] = 0
+    walk.work.at[_SERIALS] = 0
+    walk.work.at[_NAMES] = 0
+    walk.work.at[_READING] += 1
+    return scan_object(buf, pos, walk)
 
 
 @kernel
@@ -242,6 +265,11 @@ def end_event(events: Events, work: Work, start: int, end: int, doubt: int) -> N
     work.at[_ROW] = row + 1
 
 
+@inlined
+def is_blank(c: int) -> bool:
+    return c == 0x20 or c == 0x09 or c == 0x0D
+
+
 @kernel
 def line_end(buf: Bytes, pos: int, end: int) -> int:
     """Where the line at `pos` ends: its newline, or the body's end."""
@@ -254,38 +282,34 @@ def line_end(buf: Bytes, pos: int, end: int) -> int:
 
 
 @kernel
-def scan_lines(
-    buf: Bytes, pos: int, end: int, bytes_max: int, trie: Trie, cells: Cells, events: Events, work: Work
-) -> int:
+def scan_lines(buf: Bytes, pos: int, end: int, bytes_max: int, walk: Walk) -> int:
     """Every line that is not blank is an event."""
     while pos < end:
         stop = line_end(buf, pos, end)
         last = stop
-        while pos < last and buf[pos] <= 0x20:
+        while pos < last and is_blank(buf[pos]):
             pos += 1
-        while last > pos and buf[last - 1] <= 0x20:
+        while last > pos and is_blank(buf[last - 1]):
             last -= 1
         if pos < last:
-            if work.at[_ROW] >= len(events.doubts):
+            if walk.work.at[_ROW] >= len(walk.events.doubts):
                 return NO_ROOM
             doubt = SURE
             if last - pos > bytes_max:
                 doubt = OVERSIZED
-            elif scan_event(buf, pos, trie, cells, events, work) != last:
+            elif scan_event(buf, pos, walk) != last:
                 doubt = UNSURE
-            end_event(events, work, pos, last, doubt)
+            end_event(walk.events, walk.work, pos, last, doubt)
         pos = stop + 1
     return READ
 
 
 @kernel
-def scan_element(
-    buf: Bytes, pos: int, end: int, bytes_max: int, trie: Trie, cells: Cells, events: Events, work: Work
-) -> int:
+def scan_element(buf: Bytes, pos: int, end: int, bytes_max: int, walk: Walk) -> int:
     """Read one element as one row; negative where its end can't be found."""
-    if work.at[_ROW] >= len(events.doubts):
+    if walk.work.at[_ROW] >= len(walk.events.doubts):
         return NO_ROOM
-    stop = scan_event(buf, pos, trie, cells, events, work)
+    stop = scan_event(buf, pos, walk)
     doubt = SURE
     if stop < 0:
         doubt = UNSURE
@@ -296,22 +320,20 @@ def scan_element(
     if stop - pos > bytes_max:
         doubt = OVERSIZED
     last = stop
-    while doubt == UNSURE and last > pos and buf[last - 1] <= 0x20:
+    while doubt == UNSURE and last > pos and is_blank(buf[last - 1]):
         last -= 1
-    end_event(events, work, pos, last, doubt)
+    end_event(walk.events, walk.work, pos, last, doubt)
     return stop
 
 
 @kernel
-def scan_array(
-    buf: Bytes, pos: int, end: int, bytes_max: int, trie: Trie, cells: Cells, events: Events, work: Work
-) -> int:
+def scan_array(buf: Bytes, pos: int, end: int, bytes_max: int, walk: Walk) -> int:
     """Read the elements of the array whose bracket is before `pos`; behind its closing bracket."""
     pos = skip_space(buf, pos)
     if buf[pos] == _CLOSE_LIST:
         return pos + 1
     while True:
-        pos = scan_element(buf, pos, end, bytes_max, trie, cells, events, work)
+        pos = scan_element(buf, pos, end, bytes_max, walk)
         if pos < 0:
             return pos
         pos = skip_space(buf, pos)
@@ -336,27 +358,25 @@ def envelope(buf: Bytes, pos: int) -> int:
 
 
 @kernel
-def scan_document(
-    buf: Bytes, pos: int, end: int, bytes_max: int, trie: Trie, cells: Cells, events: Events, work: Work
-) -> int:
+def scan_document(buf: Bytes, pos: int, end: int, bytes_max: int, walk: Walk) -> int:
     """Read a body that is one JSON value: READ, or `~position` where it stopped being one."""
     pos = skip_space(buf, pos)
-    row, rest = work.at[_ROW], work.at[_REST]
+    row, rest = walk.work.at[_ROW], walk.work.at[_REST]
     if buf[pos] == _OPEN_LIST:
-        pos = scan_array(buf, pos + 1, end, bytes_max, trie, cells, events, work)
+        pos = scan_array(buf, pos + 1, end, bytes_max, walk)
     elif buf[pos] == _OPEN:
         inside = envelope(buf, pos)
         stop = -1
         if inside >= 0:
-            stop = scan_array(buf, inside, end, bytes_max, trie, cells, events, work)
+            stop = scan_array(buf, inside, end, bytes_max, walk)
             if stop == NO_ROOM:
                 return stop
             stop = skip_space(buf, stop) if stop >= 0 else -1
         if stop >= 0 and buf[stop] == _CLOSE:
             pos = stop + 1
         else:
-            work.at[_ROW], work.at[_REST] = row, rest
-            pos = scan_element(buf, pos, end, bytes_max, trie, cells, events, work)
+            walk.work.at[_ROW], walk.work.at[_REST] = row, rest
+            pos = scan_element(buf, pos, end, bytes_max, walk)
     else:
         return ~pos
     if pos < 0:
@@ -371,7 +391,7 @@ def looks_like_lines(buf: Bytes, pos: int, end: int) -> bool:
     lines = 0
     while pos < end:
         stop = line_end(buf, pos, end)
-        while pos < stop and buf[pos] <= 0x20:
+        while pos < stop and is_blank(buf[pos]):
             pos += 1
         if pos < stop:
             if buf[pos] != _OPEN:
@@ -382,22 +402,20 @@ def looks_like_lines(buf: Bytes, pos: int, end: int) -> bool:
 
 
 @kernel
-def scan_body(
-    buf: Bytes, pos: int, end: int, lines: bool, bytes_max: int, trie: Trie, cells: Cells, events: Events, work: Work
-) -> int:
+def scan_body(buf: Bytes, pos: int, end: int, lines: bool, bytes_max: int, walk: Walk) -> int:
     """Read one body as lines, or as whatever it looks like."""
     if buf[pos] == 0xEF and buf[pos + 1] == 0xBB and buf[pos + 2] == 0xBF:
         pos += 3
-    row, rest = work.at[_ROW], work.at[_REST]
+    row, rest = walk.work.at[_ROW], walk.work.at[_REST]
     if skip_space(buf, pos) >= end:
         return EMPTY
     if lines:
-        return scan_lines(buf, pos, end, bytes_max, trie, cells, events, work)
-    outcome = scan_document(buf, pos, end, bytes_max, trie, cells, events, work)
+        return scan_lines(buf, pos, end, bytes_max, walk)
+    outcome = scan_document(buf, pos, end, bytes_max, walk)
     if outcome != READ and outcome != NO_ROOM:
-        work.at[_ROW], work.at[_REST] = row, rest
+        walk.work.at[_ROW], walk.work.at[_REST] = row, rest
         if looks_like_lines(buf, pos, end):
-            return scan_lines(buf, pos, end, bytes_max, trie, cells, events, work)
+            return scan_lines(buf, pos, end, bytes_max, walk)
     return outcome
 
 
@@ -407,10 +425,7 @@ def scan_bodies(
     bodies: npt.NDArray[np.int64],
     outcomes: npt.NDArray[np.int64],
     limits: tuple[int, int],
-    trie: Trie,
-    cells: Cells,
-    events: Events,
-    work: Work,
+    walk: Walk,
 ) -> bool:
     """Read all bodies, each (start, end, is lines), into rows.
 
@@ -420,15 +435,15 @@ def scan_bodies(
     """
     bytes_max, events_max = limits
     for i in range(len(bodies)):
-        row, rest = work.at[_ROW], work.at[_REST]
+        row, rest = walk.work.at[_ROW], walk.work.at[_REST]
         start, end, lines = bodies[i]
-        outcome = scan_body(buf, start, end, lines != 0, bytes_max, trie, cells, events, work)
-        if work.at[_ROW] - row > events_max:
+        outcome = scan_body(buf, start, end, lines != 0, bytes_max, walk)
+        if walk.work.at[_ROW] - row > events_max:
             outcome = TOO_MANY
         elif outcome == NO_ROOM:
             return False
         if outcome != READ:
-            work.at[_ROW], work.at[_REST] = row, rest
-        outcomes[i, 0] = work.at[_ROW]
+            walk.work.at[_ROW], walk.work.at[_REST] = row, rest
+        outcomes[i, 0] = walk.work.at[_ROW]
         outcomes[i, 1] = outcome
     return True

@@ -18,6 +18,10 @@ DEPTH_MAX = 64
 _QUOTE, _BACKSLASH, _COMMA, _COLON = 0x22, 0x5C, 0x2C, 0x3A
 _MINUS, _PLUS, _DOT, _ZERO, _NINE = 0x2D, 0x2B, 0x2E, 0x30, 0x39
 _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = 0x7B, 0x7D, 0x5B, 0x5D
+_FOLD = 0xDF
+"""Makes an object's bracket the list's."""
+_ESCAPED = np.zeros(256, np.bool_)
+_ESCAPED[list(b'"\\/bfnrt')] = True
 _LOW = np.uint64(0xFFFFFFFF)
 _LANES = np.uint64(LANES)
 _ONE = np.uint64(1)
@@ -66,9 +70,7 @@ def skip_escape(buf: Bytes, pos: int) -> int:
             low = hex4(buf, pos + 8)
             return pos + 12 if 0xDC00 <= low <= 0xDFFF else ~pos
         return pos + 6
-    if c == _QUOTE or c == _BACKSLASH or c == 0x2F or c == 0x6E or c == 0x74 or c == 0x72 or c == 0x62 or c == 0x66:
-        return pos + 2
-    return ~pos
+    return pos + 2 if _ESCAPED[c] else ~pos
 
 
 @kernel
@@ -97,7 +99,7 @@ def invalid_utf8(buf: Bytes, start: int, end: int) -> int:
     return -1
 
 
-@inlined
+@kernel
 def skip_string(buf: Bytes, pos: int) -> tuple[int, int]:
     """Behind the string whose opening quote is at `pos`, and its kind, STRING or ESCAPED."""
     start = pos + 1
@@ -210,7 +212,7 @@ def skip_nest(buf: Bytes, pos: int, depth: int) -> int:
         c = buf[pos]
         if c == _QUOTE:
             pos, _ = skip_string(buf, pos)
-        elif c == _OPEN or c == _OPEN_LIST:
+        elif c & _FOLD == _OPEN_LIST:
             level += 1
             if level + depth > DEPTH_MAX:
                 return ~pos
@@ -269,9 +271,9 @@ def skip_broken(buf: Bytes, pos: int, end: int) -> int:
                 pos += 2 if buf[pos] == _BACKSLASH else 1
             if pos >= end:
                 return ~end
-        elif c == _OPEN or c == _OPEN_LIST:
+        elif c & _FOLD == _OPEN_LIST:
             level += 1
-        elif c == _CLOSE or c == _CLOSE_LIST:
+        elif c & _FOLD == _CLOSE_LIST:
             if level == 0:
                 return pos
             level -= 1

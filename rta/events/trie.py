@@ -61,22 +61,22 @@ def same_bytes(a: Bytes, i: int, b: Bytes, j: int, length: int) -> bool:
 
 
 @inlined
-def first_probe(table: npt.NDArray[np.int32], node: int, h: np.uint64) -> int:
+def first_probe(table: npt.NDArray[np.int32], node: int, h: np.uint64) -> np.int64:
     mixed = (h ^ (np.uint64(node) * _NODE)) * _MULTIPLIER
     return np.int64((mixed >> _SHIFT) & np.uint64(table.shape[0] - 1))
 
 
 @inlined
-def find_child(trie: Trie, node: int, h: np.uint64, buf: Bytes, start: int, length: int) -> int:
+def find_child(trie: Trie, node: int, h: np.uint64, buf: Bytes, start: int, length: int) -> np.int64:
     """The node of the member with this name, or -1."""
     table = trie.table
     probe = first_probe(table, node, h)
     while table[probe, 0] >= 0:
-        if table[probe, 0] == node and table[probe, 2] == length:
-            if same_bytes(trie.names, np.int64(table[probe, 1]), buf, start, length):
-                return np.int64(table[probe, 3])
+        fits = table[probe, 0] == node and table[probe, 2] == length
+        if fits and same_bytes(trie.names, np.int64(table[probe, 1]), buf, start, length):
+            return np.int64(table[probe, 3])
         probe = (probe + 1) & (table.shape[0] - 1)
-    return -1
+    return np.int64(-1)
 
 
 def build_trie(paths: Sequence[tuple[str, ...]]) -> Trie:
@@ -98,10 +98,10 @@ def build_trie(paths: Sequence[tuple[str, ...]]) -> Trie:
     encoded = [name.encode() for _, name in children]
     names = padded(*encoded)
     start = 0
-    for ((node, _), child), name in zip(children.items(), encoded, strict=True):
-        probe = first_probe(table, node, np.uint64(name_hash(names, start, len(name))))
+    for ((node, _), child), text in zip(children.items(), encoded, strict=True):
+        probe = int(first_probe(table, node, np.uint64(name_hash(names, start, len(text)))))
         while table[probe, 0] >= 0:
             probe = (probe + 1) & (size - 1)
-        table[probe] = (node, start, len(name), child)
-        start += len(name)
+        table[probe] = (node, start, len(text), child)
+        start += len(text)
     return Trie(names, table, np.array(slots, dtype=np.int32))

@@ -75,8 +75,10 @@ def uniques(selected: Selected) -> tuple[pl.Series, Bound]:
 
 def tops(selected: Selected, k: int) -> tuple[pl.Series, Bound]:
     """The k most frequent values of each group with their counts, most frequent first, ties by value."""
-    columns = [block.frame.get_column(selected.items).slice(first, end - first) for block, first, end in selected.slices]
-    rows: list[list[dict[str, Any]]] = [[] for _ in range(selected.groups.count)]
+    columns = [
+        block.frame.get_column(selected.items).slice(first, end - first) for block, first, end in selected.slices
+    ]
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(selected.groups.number)]
     parts = _sketches(selected)
     if columns:
         items = pl.concat(columns)
@@ -124,7 +126,7 @@ def _joined(selected: Selected, sketch_of: Callable[..., bytes]) -> tuple[Lists,
         for group in np.flatnonzero(np.diff(lists.offsets)).tolist():
             items = lists.values[lists.offsets[group] : lists.offsets[group + 1]]
             parts.setdefault(group, []).append(sketch_of(np.unique(items) if sketch_of is sk.hll_of else items))
-    empty = Lists(np.zeros(selected.groups.count + 1, np.int32), values[:0].copy())
+    empty = Lists(np.zeros(selected.groups.number + 1, np.int32), values[:0].copy())
     return empty, parts
 
 
@@ -167,7 +169,9 @@ def _sketches(selected: Selected) -> Parts:
     return parts
 
 
-def _select_ranks(offsets: Codes, values: npt.NDArray[Any], q: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _select_ranks(
+    offsets: Codes, values: npt.NDArray[Any], q: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Per list the smallest value that at least the share q does not exceed. Reorders the lists."""
     count = len(offsets) - 1
     out = np.zeros(count, np.float64)

@@ -100,7 +100,9 @@ class _Parser:
         if not branches:
             return _parse_leaf(node)
         if len(node) != 1:
-            raise InvalidQueryError(f"a part of 'where' has the keys {sorted(map(str, node))}", "'and', 'or' and 'not' stand alone")
+            raise InvalidQueryError(
+                f"a part of 'where' has the keys {sorted(map(str, node))}", "'and', 'or' and 'not' stand alone"
+            )
         if branches[0] == "not":
             return Not(self.parse(node["not"], depth + 1))
         children = node[branches[0]]
@@ -150,7 +152,9 @@ def _pattern(value: object, name: str, op: Op) -> str:
     if not isinstance(value, str):
         raise InvalidQueryError(f"'{op}' on '{name}' has the value {_shown(value)}", "write a text")
     if len(value) > PATTERN_LENGTH_MAX:
-        raise InvalidQueryError(f"the pattern on '{name}' has {len(value):,} characters", f"use at most {PATTERN_LENGTH_MAX:,}")
+        raise InvalidQueryError(
+            f"the pattern on '{name}' has {len(value):,} characters", f"use at most {PATTERN_LENGTH_MAX:,}"
+        )
     return value
 
 
@@ -163,7 +167,9 @@ def _field(value: object) -> str:
 
 def _values(values: list[object], name: str) -> tuple[Value, ...]:
     if len(values) > VALUES_MAX:
-        raise InvalidQueryError(f"the list on '{name}' has {len(values):,} values", f"at most {VALUES_MAX:,} are possible")
+        raise InvalidQueryError(
+            f"the list on '{name}' has {len(values):,} values", f"at most {VALUES_MAX:,} are possible"
+        )
     return tuple(_value(v, name) for v in values)
 
 
@@ -172,13 +178,17 @@ def _value(value: object, name: str) -> Value:
         return value
     if isinstance(value, str):
         if len(value) > TEXT_LENGTH_MAX:
-            raise InvalidQueryError(f"the value on '{name}' has {len(value):,} characters", f"use at most {TEXT_LENGTH_MAX:,}")
+            raise InvalidQueryError(
+                f"the value on '{name}' has {len(value):,} characters", f"use at most {TEXT_LENGTH_MAX:,}"
+            )
         return value
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    raise InvalidQueryError(f"the condition on '{name}' has the value {_shown(value)}", "write a text, a number or a truth value")
+    raise InvalidQueryError(
+        f"the condition on '{name}' has the value {_shown(value)}", "write a text, a number or a truth value"
+    )
 
 
 def _shown(value: object) -> str:

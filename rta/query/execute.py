@@ -24,7 +24,16 @@ from rta.query.order import cut
 from rta.query.planner import Plan, PlannedMetric
 from rta.query.time import bucket_starts
 from rta.query.where import Dimensions
-from rta.stream.grouping import ALL_VALID, Groups, count_by_group, extreme_by_group, group_rows, readable, sum_doubles, sum_longs
+from rta.stream.grouping import (
+    ALL_VALID,
+    Groups,
+    count_by_group,
+    extreme_by_group,
+    group_rows,
+    readable,
+    sum_doubles,
+    sum_longs,
+)
 
 DENSE_KEYS_MAX = 1 << 20
 """Up to here groups are numbered through an array with a place for every combination."""
@@ -170,7 +179,7 @@ def _group(plan: Plan, rows: Rows, selected: Longs | None) -> tuple[Keys, Groups
         groups = group_rows([readable(p.astype(np.int64)) for p in parts], count)
         codes_of = [p[groups.first_row] for p in parts]
     if plan.query.granularity.unit is Unit.ALL:
-        return Keys(np.zeros(groups.count, np.int64), codes_of), groups
+        return Keys(np.zeros(groups.number, np.int64), codes_of), groups
     return Keys(starts[codes_of[0]], codes_of[1:]), groups
 
 
@@ -254,7 +263,7 @@ def _taken(column: NumberColumn, selected: Longs | None) -> NumberColumn:
 def _sum(column: NumberColumn, selected: Longs | None, groups: Groups) -> npt.NDArray[np.generic]:
     values, valid = _taken(column, selected)
     fold = sum_longs if values.dtype == np.int64 else sum_doubles
-    return fold(values, valid, groups.of_row, groups.count)
+    return fold(values, valid, groups.of_row, groups.number)
 
 
 def _sum_or_average(planned: PlannedMetric, rows: Rows, selected: Longs | None, groups: Groups) -> pl.Series:
@@ -271,7 +280,7 @@ def _extreme(planned: PlannedMetric, rows: Rows, selected: Longs | None, groups:
     assert planned.spec is not None
     values, valid = _taken(rows.numbers(planned.spec.name), selected)
     largest = planned.metric.type is QueryMetricType.MAX
-    found, there = extreme_by_group(values, valid, groups.of_row, groups.count, largest)
+    found, there = extreme_by_group(values, valid, groups.of_row, groups.number, largest)
     out = _nullable(found, there)
     return out.cast(TIME_TYPE) if planned.field is not None and planned.field.type == "timestamp" else out
 
@@ -288,8 +297,10 @@ def _of_dimension(planned: PlannedMetric, rows: Rows, selected: Longs | None, gr
     codes = codes if selected is None else codes[selected]
     if planned.metric.type is QueryMetricType.COUNT:
         counts = rows.numbers(rows.count_column)
-        return pl.Series(_sum(NumberColumn(counts.values * (rows.codes(planned.field.column) != 0), ALL_VALID), selected, groups))
+        return pl.Series(
+            _sum(NumberColumn(counts.values * (rows.codes(planned.field.column) != 0), ALL_VALID), selected, groups)
+        )
     size = rows.dictionaries()[planned.field.column].size if rows.slices else 1
     there = codes != 0
     pairs = np.unique(groups.of_row[there].astype(np.int64) * size + codes[there])
-    return pl.Series(count_by_group(ALL_VALID, (pairs // size).astype(np.int32), groups.count))
+    return pl.Series(count_by_group(ALL_VALID, (pairs // size).astype(np.int32), groups.number))

@@ -76,7 +76,9 @@ def check_names(query: Query) -> None:
         seen.add(name)
     for order in query.order_by:
         if order.name not in seen:
-            raise InvalidQueryError(f"'order_by' names '{order.name}', which is not in the answer", nearest(order.name, names))
+            raise InvalidQueryError(
+                f"'order_by' names '{order.name}', which is not in the answer", nearest(order.name, names)
+            )
 
 
 def nearest(name: str, valid: list[str] | tuple[str, ...]) -> str:
@@ -95,7 +97,9 @@ def _only_known_keys(document: Mapping[str, Any]) -> None:
     for key in others:
         if document.get(key) is not None:
             needed = "metrics" if key in _METRIC_KEYS else "select"
-            raise InvalidQueryError(f"'{key}' has a meaning only with '{needed}'", f"leave it out or ask for '{needed}'")
+            raise InvalidQueryError(
+                f"'{key}' has a meaning only with '{needed}'", f"leave it out or ask for '{needed}'"
+            )
 
 
 def _required_text(document: Mapping[str, Any], key: str) -> str:
@@ -178,7 +182,9 @@ def _texts(value: object, key: str, count_max: int) -> tuple[str, ...]:
 
 def _parse_cursor(document: Mapping[str, Any]) -> str | None:
     if document.get("next") is not None and document.get("page") is not None:
-        raise InvalidQueryError("the query has both 'next' and 'page'", "pass the 'next' of the answer before as 'next'")
+        raise InvalidQueryError(
+            "the query has both 'next' and 'page'", "pass the 'next' of the answer before as 'next'"
+        )
     return _optional_text(document, "next") or _optional_text(document, "page")
 
 
@@ -239,7 +245,9 @@ def _parse_metric(entry: object, index: int) -> Metric:
     if field is not None:
         parse_path(field)
     _refuse_foreign_keys(entry, kind, where)
-    return Metric(name, kind, field, _parse_rank(entry, text, where), _parse_k(entry, where), _parse_exact(entry, where))
+    return Metric(
+        name, kind, field, _parse_rank(entry, text, where), _parse_k(entry, where), _parse_exact(entry, where)
+    )
 
 
 def _refuse_foreign_keys(entry: Mapping[str, Any], kind: QueryMetricType, where: str) -> None:
@@ -247,7 +255,9 @@ def _refuse_foreign_keys(entry: Mapping[str, Any], kind: QueryMetricType, where:
     owners["exact"] = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE, QueryMetricType.TOP)
     for key, kinds in owners.items():
         if entry.get(key) is not None and kind not in kinds and not (key == "exact"):
-            raise InvalidQueryError(f"{where} has '{key}', but its type is '{kind}'", f"'{key}' belongs to '{kinds[0]}'")
+            raise InvalidQueryError(
+                f"{where} has '{key}', but its type is '{kind}'", f"'{key}' belongs to '{kinds[0]}'"
+            )
 
 
 def _parse_rank(entry: Mapping[str, Any], text: str, where: str) -> float:

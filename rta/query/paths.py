@@ -48,16 +48,11 @@ def with_paths(events: pl.LazyFrame, fields: Sequence[Field]) -> pl.LazyFrame:
 
 def values_at(texts: pl.Series, path: tuple[str, ...]) -> tuple[pl.Series, pl.Series, pl.Series, pl.Series]:
     """Text, number, truth value and JSON at a path in each JSON text."""
-    import orjson
-    out=[]
-    for t in texts.to_list():
-        v=None
-        if t is not None:
-            v=orjson.loads(t)
-            for k in path:
-                v=v.get(k) if isinstance(v,dict) else None
-        out.append(v)
-    return (pl.Series([None if v is None else v if isinstance(v,str) else orjson.dumps(v).decode() for v in out],dtype=pl.String),
-      pl.Series([float(v) if isinstance(v,(int,float)) and not isinstance(v,bool) else None for v in out],dtype=pl.Float64),
-      pl.Series([v if isinstance(v,bool) else None for v in out],dtype=pl.Boolean),
-      pl.Series([None if v is None else orjson.dumps(v).decode() for v in out],dtype=pl.String))
+    from rta.events.paths import Kind, extract
+
+    found = extract(texts.to_arrow(compat_level=pl.CompatLevel.oldest()), path)
+    strings, numbers = pl.Series(found.strings), pl.Series(found.numbers)
+    kinds = pl.Series(found.kind)
+    truths = pl.select(pl.when(kinds == Kind.BOOLEAN).then(strings == "true")).to_series()
+    quoted = strings.to_frame("s").select(pl.struct("s").struct.json_encode().str.head(-1).str.slice(len('{"s":')))
+    return strings, numbers, truths, strings.zip_with(kinds != Kind.STRING, quoted.to_series())

@@ -10,7 +10,7 @@ and ends with the minute (or second) that is running. Calendar words mean whole 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -152,7 +152,9 @@ def _parse_absolute(text: str) -> Absolute:
         assert right_step is not None
         end = _shift(start, right_step, 1)
     if start >= end:
-        raise InvalidQueryError(f"'time_range' is '{text[:100]}': it ends before it starts", "put the earlier time first")
+        raise InvalidQueryError(
+            f"'time_range' is '{text[:100]}': it ends before it starts", "put the earlier time first"
+        )
     return Absolute(start, end)
 
 
@@ -160,13 +162,17 @@ def _shift(instant_ms: int, step: Granularity, sign: int) -> int:
     if step.unit is not Unit.MONTH:
         return instant_ms + sign * step.count * (DAY_MS if step.unit is Unit.DAY else 1)
     day, rest = divmod(instant_ms, DAY_MS)
-    date = datetime.fromtimestamp(day * DAY_MS / 1000, timezone.utc)
+    date = datetime.fromtimestamp(day * DAY_MS / 1000, UTC)
     months = date.year * 12 + date.month - 1 + sign * step.count
     year, month = divmod(months, 12)
     if not 1 <= year <= 9999:
         raise InvalidQueryError("'time_range' leaves the years 1 to 9999", _RANGE_HINT)
-    last = (datetime(year + month // 11, (month + 1) % 12 + 1, 1) - datetime(year, month + 1, 1)).days if year < 9999 else 28
-    moved = datetime(year, month + 1, min(date.day, last), tzinfo=timezone.utc)
+    last = (
+        (datetime(year + month // 11, (month + 1) % 12 + 1, 1) - datetime(year, month + 1, 1)).days
+        if year < 9999
+        else 28
+    )
+    moved = datetime(year, month + 1, min(date.day, last), tzinfo=UTC)
     return int(moved.timestamp()) * 1000 + rest
 
 
@@ -179,8 +185,8 @@ def parse_instant_ms(text: str) -> int:
     if instant.tzinfo is None:
         if len(text) > 10:
             raise InvalidQueryError(f"the time '{text[:64]}' has no zone", "add Z or an offset such as +01:00")
-        instant = instant.replace(tzinfo=timezone.utc)
-    seconds = (instant - datetime(1970, 1, 1, tzinfo=timezone.utc)) // _MS
+        instant = instant.replace(tzinfo=UTC)
+    seconds = (instant - datetime(1970, 1, 1, tzinfo=UTC)) // _MS
     return int(seconds)
 
 
@@ -197,7 +203,11 @@ def absolute_range(time_range: TimeRange | None, granularity: Granularity, zone:
         case Last(duration):
             grid = SECOND_MS if duration < MINUTE_MS else MINUTE_MS
             start = now_ms - duration
-            start = min(start // grid * grid, bucket_start(start, granularity, zone)) if granularity != ALL else start // grid * grid
+            start = (
+                min(start // grid * grid, bucket_start(start, granularity, zone))
+                if granularity != ALL
+                else start // grid * grid
+            )
             return max(start, TIME_MS_MIN), now_ms // grid * grid + grid
         case Calendar(step, back):
             start = bucket_start(now_ms, step, zone)

@@ -83,7 +83,18 @@ class Plan:
     def key(self) -> bytes:
         """Equal keys on equal data give equal answers: what the question means, with its range made absolute."""
         q = self.query
-        parts = (q.table, q.granularity, q.timezone, q.metrics, q.where, q.group_by, q.select, q.order_by, q.limit, q.cursor)
+        parts = (
+            q.table,
+            q.granularity,
+            q.timezone,
+            q.metrics,
+            q.where,
+            q.group_by,
+            q.select,
+            q.order_by,
+            q.limit,
+            q.cursor,
+        )
         return repr((self.datasource.folder, self.datasource.version, self.start_ms, self.end_ms, parts)).encode()
 
 
@@ -149,7 +160,9 @@ def _order_field(name: str, datasource: Datasource) -> Field:
     field = resolve(name, datasource)
     if field.kind is FieldKind.PATH or field.type not in _SCALARS:
         valid = ["time", *(c.name for c in datasource.columns if c.type in _SCALARS)]
-        raise InvalidQueryError(f"raw rows can't be ordered by '{name}', which is not a column with one value", nearest(name, valid))
+        raise InvalidQueryError(
+            f"raw rows can't be ordered by '{name}', which is not a column with one value", nearest(name, valid)
+        )
     return field
 
 
@@ -158,7 +171,11 @@ def _group_field(name: str, datasource: Datasource) -> Field:
     if field.kind is FieldKind.TIME:
         raise InvalidQueryError(f"'group_by' names '{name}'", "group by time with 'granularity'")
     if field.kind is FieldKind.COLUMN and field.type not in _SCALARS:
-        hint = f"group by a path inside it, such as {name}.key" if field.type is ColumnType.JSON else "filter by it instead"
+        hint = (
+            f"group by a path inside it, such as {name}.key"
+            if field.type is ColumnType.JSON
+            else "filter by it instead"
+        )
         raise InvalidQueryError(f"'group_by' names '{name}', which is {field.type}", hint)
     return field
 
@@ -180,7 +197,9 @@ def _planned(metric: Metric, datasource: Datasource) -> PlannedMetric:
     if field.kind is not FieldKind.PATH and field.type not in allowed:
         valid = [c.name for c in datasource.columns if c.type in allowed]
         hint = f"use a field of type {', '.join(allowed)}" + (f": {', '.join(valid[:20])}" if valid else "")
-        raise InvalidQueryError(f"metric '{metric.name}' takes the {metric.type} of '{metric.field}', which is {field.type}", hint)
+        raise InvalidQueryError(
+            f"metric '{metric.name}' takes the {metric.type} of '{metric.field}', which is {field.type}", hint
+        )
     return PlannedMetric(metric, field)
 
 
@@ -321,4 +340,4 @@ def _stored(planned: PlannedMetric) -> list[str]:
             return [spec.items, spec.sketch]
 
 
-__all__ = ["Considered", "Plan", "PlannedMetric", "explain", "plan", "Op", "TIME_MS_MAX"]
+__all__ = ["TIME_MS_MAX", "Considered", "Op", "Plan", "PlannedMetric", "explain", "plan"]

@@ -72,7 +72,7 @@ def matching(plan: Plan, frames: Sequence[Frame], also: Sequence[str] = ()) -> p
     plain, pathed = _split(plan.query.where, plan.fields)
     if plain is not None:
         events = events.filter(where_expression(plain, plan.fields))
-    paths = {f.key: f for f in _fields(plan) if f.kind is FieldKind.PATH}
+    paths = {f.key: f for f in _computed(plan) if f.kind is FieldKind.PATH}
     if paths:
         events = with_paths(events, list(paths.values()))
     if pathed is not None:
@@ -85,8 +85,15 @@ def column_types(plan: Plan) -> dict[str, Any]:
     return dict(pl.DataFrame(plan.datasource.raw_schema().empty_table()).schema)
 
 
-def _fields(plan: Plan) -> list[Field]:
-    return [*plan.group_by, *(m.field for m in plan.metrics if m.field is not None), *plan.fields.values()]
+def fields_read(plan: Plan) -> list[Field]:
+    """Every field that answering the plan looks at."""
+    return [*_computed(plan), *plan.fields.values()]
+
+
+def _computed(plan: Plan) -> list[Field]:
+    """The fields that are needed of every event: not those that are only shown."""
+    compared = [plan.fields[c.field] for c in compares(plan.query.where)]
+    return [*plan.group_by, *(m.field for m in plan.metrics if m.field is not None), *compared]
 
 
 def _fitted(frame: Frame, plan: Plan, columns: Sequence[str]) -> pl.LazyFrame:
@@ -94,7 +101,9 @@ def _fitted(frame: Frame, plan: Plan, columns: Sequence[str]) -> pl.LazyFrame:
     types = column_types(plan)
     there = frame.collect_schema()
     chosen = [
-        (pl.col(c) if there[c] == types[c] else pl.col(c).cast(types[c])) if c in there else pl.lit(None, types[c]).alias(c)
+        (pl.col(c) if there[c] == types[c] else pl.col(c).cast(types[c]))
+        if c in there
+        else pl.lit(None, types[c]).alias(c)
         for c in columns
     ]
     return frame.lazy().select(chosen)
@@ -219,9 +228,7 @@ def _ranked(column: pl.Expr, k: int) -> pl.Expr:
     entry = pl.element().struct
     by = [entry.field("count"), entry.field("value")]
     order = pl.element().sort_by(by, descending=[True, False]).head(k)
-    entries = column.list.eval(order).list.eval(
-        pl.struct(entry.field("value"), entry.field("count").cast(pl.Int64))
-    )
+    entries = column.list.eval(order).list.eval(pl.struct(entry.field("value"), entry.field("count").cast(pl.Int64)))
     return entries
 
 

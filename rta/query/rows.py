@@ -16,7 +16,7 @@ from rta.query import cursor as cursors
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.cursor import Cursor, SortKey
 from rta.query.fields import FieldKind
-from rta.query.paths import json_key
+from rta.query.paths import json_key, with_paths
 from rta.query.planner import Plan
 from rta.query.raw import Frame, matching
 
@@ -121,6 +121,9 @@ def _take(events: pl.LazyFrame, keys: tuple[SortKey, ...], cursor: Cursor | None
 
 def _shown(page: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, dict[str, str]]:
     """The columns that the question selects, and which of them are JSON text."""
+    paths = {f.key: f for name, f in plan.fields.items() if f.kind is FieldKind.PATH and name in plan.query.select}
+    missing = [f for f in paths.values() if json_key(f) not in page.columns]
+    page = with_paths(page.lazy(), missing).collect() if missing else page
     columns: list[pl.Expr] = []
     spliced: dict[str, str] = {}
     names: list[str] = []

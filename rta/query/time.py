@@ -10,7 +10,7 @@ day starts at the first. Steps below a day follow the running clock, so that the
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -28,7 +28,7 @@ TIME_MS_MAX = 253_402_300_800_000
 _MONDAY = 3
 """Days from Monday to 1970-01-01, a Thursday."""
 _PROBE_S = 7 * 86_400
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def bucket_starts(times: Longs, step: Granularity, zone: str) -> Longs:
@@ -158,8 +158,8 @@ def _year_of(instant_ms: int) -> int:
 def _changes(zone: str, low_year: int, high_year: int) -> tuple[Longs, Longs]:
     """All changes from the first to the last year, found by weekly probes and halving; ~25 µs a year."""
     info = ZoneInfo(zone)
-    at = int((datetime(low_year, 1, 1, tzinfo=timezone.utc) - _EPOCH).total_seconds())
-    end = int((datetime(high_year, 12, 31, tzinfo=timezone.utc) - _EPOCH).total_seconds())
+    at = int((datetime(low_year, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds())
+    end = int((datetime(high_year, 12, 31, tzinfo=UTC) - _EPOCH).total_seconds())
     changes: list[int] = []
     offsets = [_offset_s(info, at)]
     while at < end:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,14 @@ import polars as pl
 
 from rta.errors import InvalidQueryError
 from rta.events.schemas import ColumnType
-from rta.query.block import Dictionary
 from rta.query.conditions import compares
 from rta.query.fields import Field, FieldKind
 from rta.query.model import And, Compare, Condition, Not, Op, Or, Value
 from rta.query.paths import number_key, text_key, truth_key
 from rta.query.periods import parse_instant_ms
+
+if TYPE_CHECKING:
+    from rta.query.block import Dictionary  # brings numba, which scans of raw events do without
 
 Flags = npt.NDArray[np.bool_]
 _ORDERED = (Op.LT, Op.LTE, Op.GT, Op.GTE)
@@ -233,7 +235,9 @@ def _check_value(value: Value, field: Field) -> None:
     match field.type:
         case ColumnType.STRING | ColumnType.STRINGS:
             if not isinstance(value, str):
-                raise InvalidQueryError(f"'{field.name}' is {field.type} and compared with {value!r}", f"write \"{value}\"")
+                raise InvalidQueryError(
+                    f"'{field.name}' is {field.type} and compared with {value!r}", f'write "{value}"'
+                )
         case ColumnType.LONG | ColumnType.DOUBLE:
             if isinstance(value, bool | str):
                 raise InvalidQueryError(f"'{field.name}' is {field.type} and compared with {value!r}", "write a number")
@@ -264,4 +268,6 @@ def _check_pattern(compare: Compare) -> None:
         pl.Series([""]).str.contains(pattern)
     except pl.exceptions.ComputeError as error:
         detail = str(error).strip().splitlines()[-1]
-        raise InvalidQueryError(f"the regex on '{compare.field}' is malformed: {detail}", "see Rust's regex syntax") from error
+        raise InvalidQueryError(
+            f"the regex on '{compare.field}' is malformed: {detail}", "see Rust's regex syntax"
+        ) from error

@@ -113,6 +113,7 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
 
 async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     """The query, control and page app of one replica."""
+    from rta.actors.kernels import warm_up
     from rta.actors.remote import RemotePeers
     from rta.serve.control import RemoteControl, StoreDefinitions
     from rta.serve.query import build_query_app
@@ -124,6 +125,7 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
 
     store = open_store(site.store)
     definitions = StoreDefinitions(store, settings.partitions, settings.dedup_window)
+    await asyncio.to_thread(warm_up)
     views = HotViews(store, RemotePeers(site.aggregators))
     scans = ScanPool(settings.limits.query_memory)
     service = QueryService(views, definitions, FileCache(CACHE_BYTES), scans, settings, store)

@@ -212,7 +212,7 @@ def _acknowledge(appended: Appended) -> Answer:
     outcome = appended.outcome
     if outcome.error is not None:
         raise outcome.error
-    if outcome.successful == outcome.total and not outcome.generated_ids:
+    if 0 < outcome.successful == outcome.total and not outcome.generated_ids:
         body = b'{"total":%d,"successful":%d,"failed":0,"errors":[],"position":"%s"}'
         return Answer(200, body % (outcome.total, outcome.successful, appended.position.encode()))
     return Answer(200 if outcome.successful else 422, msgspec.json.encode(_acknowledgement(appended)))

@@ -23,7 +23,7 @@ import pyarrow as pa
 import rta
 from rta.errors import OutOfMemoryError, RtaError, TimeLimitError, UnavailableError
 from rta.query.planner import Plan
-from rta.serve.scan_worker import LENGTH, NARROWER, Finished, ScanTask
+from rta.serve.scan_task import LENGTH, NARROWER, Finished, ScanTask
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 
@@ -52,7 +52,14 @@ class ScanPool:
         self._lock = asyncio.Lock()
 
     async def scan(
-        self, plan: Plan, store: ObjectStore, files: Sequence[FileRef], hot: pa.Table, *, arrow: bool, time_limit_s: float
+        self,
+        plan: Plan,
+        store: ObjectStore,
+        files: Sequence[FileRef],
+        hot: pa.Table,
+        *,
+        arrow: bool,
+        time_limit_s: float,
     ) -> Finished:
         """Answer a question from raw events.
 

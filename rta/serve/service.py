@@ -35,7 +35,7 @@ from rta.query.position import Position, decode_position
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.ports import Definitions, View, Views
 from rta.serve.scan import ScanPool
-from rta.serve.scan_worker import Finished, answer_raw, finish, hot_source
+from rta.serve.scan_task import Finished, answer_raw, finish, hot_source
 from rta.store.cache import FileCache
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
@@ -88,8 +88,14 @@ class QueryService:
         store: Where the files of the views are.
     """
 
-    def __init__(  # noqa: PLR0913  # what the composition of a replica hands over, once
-        self, views: Views, definitions: Definitions, cache: FileCache, scans: ScanPool, settings: Settings, store: ObjectStore
+    def __init__(
+        self,
+        views: Views,
+        definitions: Definitions,
+        cache: FileCache,
+        scans: ScanPool,
+        settings: Settings,
+        store: ObjectStore,
     ) -> None:
         self._views = views
         self._definitions = definitions

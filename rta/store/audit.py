@@ -1,6 +1,7 @@
 """The ledger's last stage: what is committed, counted from the Parquet files themselves.
 
-Owns, per datasource and partition, cumulative counts and id sums of the rows that manifests have added to the raw table,
+Owns, per datasource and partition, cumulative counts and id sums of the rows that manifests have added to the raw
+table,
 kept in a small document so that a restart goes on where it was, and the equation that they must satisfy manifest by
 manifest: folded = committed + what the saved state came to buffer. A file is counted once, when its manifest is
 audited; compaction and retention come later (`maintain` touches only what the audit has covered) and change nothing

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rta.errors import CorruptFileError, InvariantError
 from rta.events.keys import id_sum, identities_of
@@ -166,7 +167,7 @@ class Compactor:
         if rollup is None:
             return (rows.num_rows,)
         counts = [rollup.count.name, *(metric.n for metric in rollup.metrics if metric.n in rows.column_names)]
-        return tuple(rows.column(name).cast(pa.int64()).to_numpy(zero_copy_only=False).sum() for name in counts)
+        return tuple(pc.sum(rows.column(name), min_count=0).as_py() for name in counts)
 
 
 def default_merges(datasource: Datasource) -> dict[str, Merge]:

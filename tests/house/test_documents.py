@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CODE = re.compile(r"```(?:sh|bash)\n(.*?)```", re.S)
-RTA = re.compile(r"(?:^|\s|\|\s*)rta ([a-z].*)")
+RTA = re.compile(r"(?:^|[\s|/])rta ([a-z].*)")
 
 
 def rooms() -> list[str]:
@@ -35,7 +35,8 @@ def rooms() -> list[str]:
 def commands(text: str) -> list[str]:
     """Lines of the shell blocks, with continued lines put together."""
     blocks = "\n".join(CODE.findall(text)).replace("\\\n", " ")
-    return [line for line in blocks.splitlines() if line.strip() and not line.startswith("#")]
+    lines = (line.partition("  #")[0] for line in blocks.splitlines() if not line.startswith("#"))
+    return [line.strip() for line in lines if line.strip()]
 
 
 def make_targets() -> set[str]:
@@ -86,7 +87,8 @@ def test_commands_in_the_documents_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_bodies_in_the_documents_are_json(path: Path) -> None:
-    for body in re.findall(r"-d '(\{.*?\})'(?=\s|$|`)", path.read_text(), re.S):
+    text = path.read_text().replace("'$(date +%s000)'", "1767225600000")
+    for body in re.findall(r"-d '(\{.*?\})'(?=\s|$|`)", text, re.S):
         json.loads(body)
 
 

@@ -20,7 +20,7 @@ SHOP = {"name": "shop", "time": "at", "key": "who", "columns": {"who": "string"}
 
 @pytest.fixture
 async def client(definitions: FakeDefinitions, control: FakeControl) -> AsyncIterator[httpx.AsyncClient]:
-    app = build_query_app(FakeService(), definitions, control, Settings())
+    app = build_query_app(FakeService(), definitions, control, Settings.model_validate({}))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rta") as client:
         yield client
 

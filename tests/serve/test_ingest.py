@@ -13,14 +13,14 @@ import httpx
 import pyarrow as pa
 import pytest
 import zstandard
-from rta.events.batch import read
 
 from rta.errors import LogFullError, NotFoundError, UnavailableError
+from rta.events.batch import read
 from rta.events.bodies import Limits
-from rta.events.decode import Edge
+from rta.events.decode import Edge, decode
 from rta.query.position import decode_position
 from rta.serve import intake as intake_module
-from rta.serve.http import Message
+from rta.serve.http import Message, Scope
 from rta.serve.ingest import IngestApp
 from rta.serve.intake import Intake, IntakeLimits
 from tests.serve.fakes import KEYLESS, NOW_MS, FakeDefinitions, FakeWriter, incarnations
@@ -147,6 +147,12 @@ async def test_when_no_event_is_good_the_status_says_so(client: httpx.AsyncClien
     assert writer.records == []
 
 
+async def test_a_request_without_events_accepted_none(client: httpx.AsyncClient, writer: FakeWriter) -> None:
+    answer = await client.post("/v1/events", json=[])
+    assert (answer.status_code, answer.json()["total"], answer.json()["errors"]) == (422, 0, [])
+    assert writer.records == []
+
+
 async def test_ids_are_made_where_asked_for_and_the_retry_is_called_unsafe(
     client: httpx.AsyncClient, writer: FakeWriter
 ) -> None:
@@ -199,7 +205,7 @@ async def test_coalesced_requests_get_their_own_indices_and_ids(client: httpx.As
     await until(lambda: writer.under_way)
     bodies = [[event(10), event(11, timestamp=...)], [event(20, event_type=...), event(21)], [event(30)]]
     rest = [asyncio.ensure_future(client.post("/v1/events", json=body)) for body in bodies]
-    rest.append(asyncio.ensure_future(client.post("/v1/events", content=b"{]")))
+    rest.append(asyncio.ensure_future(client.post("/v1/events", content=b"")))
     await until(lambda: sum(len(lane.waiting) for lane in _lanes(client)) == 4 or writer.under_way == 2)
     writer.gate.set()
     answers = await asyncio.gather(first, *rest)
@@ -404,18 +410,18 @@ async def test_after_a_failed_append_the_incarnations_are_asked_for_again(
     async def lookup(_: str) -> dict[int, str]:
         return dict.fromkeys(range(4), life)
 
-    async def posted() -> set[str]:
+    async def posted(client: httpx.AsyncClient) -> set[str]:
         answer = await client.post("/v1/events", json=event())
         offsets = decode_position(answer.json()["position"]).offsets if answer.status_code == 200 else {}
         return {incarnation for incarnation, _ in offsets.values()}
 
     app = IngestApp(Intake(definitions, writer, Edge(EDGE), IntakeLimits(threads=1), lambda: NOW_MS, lookup))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rta") as client:
-        assert await posted() == {"first"}
+        assert await posted(client) == {"first"}
         life = "second"
         writer.failures.append(UnavailableError("the log went away"))
-        assert await posted() == set()
-        assert await posted() == {"second"}
+        assert await posted(client) == set()
+        assert await posted(client) == {"second"}
 
 
 async def test_a_body_that_breaks_the_decoder_fails_alone(
@@ -424,7 +430,7 @@ async def test_a_body_that_breaks_the_decoder_fails_alone(
     class PanicError(BaseException):
         """As native kernels raise it."""
 
-    real = intake_module.decode
+    real = decode
 
     def fragile(datasource: Any, bodies: Any, *rest: Any) -> Any:
         if any(b"poison" in body.data for body in bodies):
@@ -482,7 +488,7 @@ async def test_a_client_that_leaves_while_it_sends_changes_nothing(app: IngestAp
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/events", "headers": [], "client": None}
+    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/events", "headers": [], "client": None}
     await app(scope, receive, send)
     assert (sent, writer.records, app.intake.budget.bytes_used) == ([], [], 0)
 

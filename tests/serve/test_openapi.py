@@ -43,10 +43,11 @@ class Site:
         definitions = FakeDefinitions()
         intake = Intake(definitions, FakeWriter(), Edge(1), IntakeLimits(threads=1), lambda: NOW_MS, incarnations)
         self.ingest = IngestApp(intake)
-        self.query = build_query_app(FakeService(), definitions, FakeControl(), Settings())
+        self.query = build_query_app(FakeService(), definitions, FakeControl(), Settings.model_validate({}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
+        scope["client"] = ("127.0.0.1", 1)
         await (self.ingest if path.startswith("/v1/events") else self.query)(scope, receive, send)
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = build_query_app(FakeService(), FakeDefinitions(), FakeControl(), Settings())
+    app = build_query_app(FakeService(), FakeDefinitions(), FakeControl(), Settings.model_validate({}))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rta") as client:
         yield client
 

@@ -23,7 +23,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 @pytest.fixture
 def app(service: FakeService, definitions: FakeDefinitions, control: FakeControl) -> FastAPI:
-    return build_query_app(service, definitions, control, Settings())
+    return build_query_app(service, definitions, control, Settings.model_validate({}))
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ async def test_a_client_that_goes_away_cancels_its_question(app: FastAPI, servic
 
 async def test_questions_are_counted_for_the_metrics(service: FakeService) -> None:
     registry = Registry()
-    app = build_query_app(service, FakeDefinitions(), FakeControl(), Settings(), registry)
+    app = build_query_app(service, FakeDefinitions(), FakeControl(), Settings.model_validate({}), registry)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://rta") as client:
         await client.post("/v1/query", json=QUESTION)

@@ -114,6 +114,26 @@ def test_more_than_eight_runs_of_a_step_become_fewer_without_losing_an_identity(
         assert sorted(held.tolist()) == sorted(HASHES[: epoch * 10 + 10].tolist())
 
 
+#   memory:  .  . B .      a run that only disk knows (A) is merged with one that memory knows (B);
+#   disk:    A  A AB AB    when B leaves memory as well, the merged run must still be found
+def test_a_merge_of_a_run_on_disk_and_one_in_memory_is_known_once_both_have_left_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rta.stream.dedup.RUNS_PER_STEP_MAX", 1)
+    ids = PartitionIds(0, 5)
+    for numbers in (range(10), range(10, 20)):
+        ids.admit(identities(*numbers), steps(5, 10))
+        runs, kept = runs_of(ids)
+        assert kept == ()
+        ids.written(runs)
+        if numbers.start == 0:
+            ids.evict(5)
+    assert ids.memory_ids == 10
+    ids.evict(5)
+    assert ids.memory_ids == 0
+    assert not ids.admit(identities(*range(20)), steps(5, 20)).any()
+
+
 def test_merging_rewrites_an_identity_a_few_times_only() -> None:
     ids = PartitionIds(0, 5)
     written = 0

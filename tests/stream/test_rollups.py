@@ -199,6 +199,21 @@ def test_dimensions_of_every_type_group_by_value() -> None:
         assert sorted(again["events"].to_list()) == [2 * c for c in counts[name]], name
 
 
+@settings(max_examples=100)
+@given(
+    st.lists(st.one_of(st.none(), st.text("a\0é", max_size=4), st.text("ab\0", min_size=45, max_size=50)), max_size=30)
+)
+def test_text_dimensions_group_by_every_byte_also_zeros_and_long_ones(pages: list[str | None]) -> None:
+    frame = partial([Event(0, str(i), page=page) for i, page in enumerate(pages)])
+    assert dict(zip(frame["page"].to_list(), frame["events"].to_list(), strict=True)) == Counter(pages)
+
+
+def test_text_that_differs_in_a_trailing_zero_is_another_value() -> None:
+    for length in (0, 1, 6, 7, 8, 15, 46, 47, 48):
+        pages = ["a" * length, "a" * length + "\0", None]
+        assert partial([Event(0, str(i), page=page) for i, page in enumerate(pages)])["events"].to_list() == [1, 1, 1]
+
+
 def test_a_merge_takes_buckets_that_a_reader_made_coarser() -> None:
     frame = partial([Event(0, "1"), Event(61_000, "2"), Event(130_000, "3")])
     hours = frame.with_columns(pl.col("__time").dt.truncate("1h"))

@@ -11,6 +11,7 @@ import asyncio
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
@@ -226,8 +227,8 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC):
         """The other side announced a frame beyond the limit; the connection is being closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # Not checked by class: uvloop's transports are none of asyncio's, though they do all that theirs do.
+        self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None

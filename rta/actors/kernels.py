@@ -1,0 +1,78 @@
+"""Compiles, or loads from numba's cache, every kernel, on a handful of made-up events.
+
+A process does this before it serves, so that neither an event nor a question waits for a compiler. Run as a program it
+fills the cache once per installation: `make setup` does, and `rta up` where nobody has.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from rta.events.batch import encode, read, split
+from rta.events.builtin import events_document
+from rta.events.decode import Body, Edge, decode
+from rta.events.definition import parse_datasource
+from rta.query.execute import run_rollup
+from rta.query.parse import parse_query
+from rta.query.planner import plan
+from rta.stream.fold import Fold
+from rta.stream.model import BatchArrived, FoldLimits, IdRun, PartitionLoaded
+from rta.stream.rollups import merge_partials
+
+EVENTS = 64
+NOW_MS = 1_700_000_000_000
+
+
+QUESTION = {
+    "datasource": "warm",
+    "time_range": "2023-11-14T00:00:00Z/2023-11-16T00:00:00Z",
+    "granularity": "hour",
+    "group_by": ["event_type"],
+    "metrics": [
+        {"name": "n", "type": "count"},
+        {"name": "s", "type": "sum", "field": "custom_properties.price"},
+        {"name": "p", "type": "quantile", "field": "custom_properties.price", "q": 0.95},
+        {"name": "u", "type": "unique_count", "field": "user_id"},
+    ],
+}
+
+
+def warm_up() -> None:
+    """Decode, fold, end an epoch, fold the same again as duplicates, merge, ask."""
+    datasource = parse_datasource({"name": "warm", **events_document()}, incarnation="warm", version=0, partitions=2)
+    body = b"\n".join(
+        msgspec.json.encode(
+            {
+                "event_id": f"e{k}",
+                "timestamp": NOW_MS + k,
+                "event_type": "warm",
+                "user_id": f"u{k % 7}",
+                "custom_properties": {"price": k / 4, "more": k},
+            }
+        )
+        for k in range(EVENTS)
+    )
+    decoded = decode(datasource, [Body(body)], Edge(1), NOW_MS)
+    loaded = [PartitionLoaded(p, 0, 0, None, None, ()) for p in range(datasource.partitions)]
+    fold = Fold(datasource, loaded, FoldLimits())
+    partials = []
+    for offset in range(2):
+        batches = [
+            BatchArrived(partition, offset, NOW_MS + offset, rows.num_rows, id_sum, read(encode(rows), datasource))
+            for partition, rows, id_sum in split(decoded, datasource.partitions)
+        ]
+        partials.append(fold.fold(batches).partials)
+        cut = fold.cut()
+        fold.runs_written([IdRun(w.step, w.identities, k) for k, w in enumerate(cut.run_writes)])
+    planned = plan(parse_query(QUESTION), datasource, NOW_MS)
+    for rollup in datasource.rollups:
+        merged = merge_partials([p[rollup.name] for p in partials if rollup.name in p], rollup, datasource)
+        if planned.rollup == rollup:
+            run_rollup(planned, [merged])
+
+
+if __name__ == "__main__":
+    from rta.events.decode import warm_up as warm_up_decoder
+
+    warm_up_decoder()
+    warm_up()

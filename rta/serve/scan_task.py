@@ -1,0 +1,114 @@
+"""A question for a scan worker, what comes back, and how it is answered there: files and hot rows in, bytes out.
+
+Everything that crosses the pipe is defined here, so that both sides know it by one name. Runs in `rta.serve.scan_worker`'s
+process, small questions without files in the replica itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow as pa
+
+from rta.errors import CorruptFileError, OutOfMemoryError, RtaError, UnavailableError
+from rta.query.answer import Answer, arrow_stream, rows_json
+from rta.query.planner import Plan
+from rta.query.raw import run_raw
+from rta.query.rows import Source, run_rows, stored_columns
+from rta.store.parquet import find_corrupt, scan_files
+
+if TYPE_CHECKING:
+    from rta.store.model import FileRef
+    from rta.store.objects import ObjectStore
+
+LENGTH = struct.Struct(">Q")
+NARROWER = "ask of a shorter time range, fewer groups or fewer columns, or leave out 'exact'"
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTask:
+    """A question for a worker.
+
+    Args:
+        files: Of the raw table, in the plan's range.
+        hot: Raw rows beyond the files as an Arrow IPC stream.
+        arrow: The rows as an Arrow stream instead of JSON.
+    """
+
+    plan: Plan
+    store: ObjectStore
+    files: tuple[FileRef, ...]
+    hot: bytes
+    arrow: bool
+    time_limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An answer as it goes out."""
+
+    rows: bytes
+    bounds: dict[str, dict[str, float]]
+    more: bool
+    next: str | None
+    height: int
+
+
+def finish(answer: Answer, arrow: bool) -> Finished:
+    rows = arrow_stream(answer) if arrow else rows_json(answer)
+    return Finished(rows, answer.bounds, answer.more, answer.next, answer.frame.height)
+
+
+def run_task(task: ScanTask) -> Finished:
+    """Answer from files and hot rows.
+
+    Raises:
+        CorruptFileError: a file can't be read; it is named.
+        OutOfMemoryError: noticed before the process had to end.
+    """
+    try:
+        return finish(answer_raw(task.plan, _sources(task)), task.arrow)
+    except (MemoryError, pa.ArrowMemoryError) as error:
+        raise OutOfMemoryError("the query needs more memory than it may have", NARROWER) from error
+    except RtaError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:
+        # A truncated file makes polars panic, which is no Exception; whatever it was, a broken file is named.
+        broken = find_corrupt(task.store, task.plan.datasource.folder, task.files)
+        if broken is not None:
+            raise CorruptFileError(broken.message, broken.hint) from error
+        raise UnavailableError(f"scanning the raw events of '{task.plan.datasource.name}': {error}") from error
+
+
+def answer_raw(plan: Plan, sources: list[Source]) -> Answer:
+    if plan.query.select:
+        return run_rows(plan, sources)
+    return run_raw(plan, [s.frame for s in sources])
+
+
+def hot_source(rows: pa.Table) -> Source:
+    frame = pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    return Source(frame, -(2**62), 2**62)
+
+
+def _sources(task: ScanTask) -> list[Source]:
+    """Files newest first; of aggregated questions all files as one frame."""
+    plan = task.plan
+    hot = hot_source(pa.ipc.open_stream(task.hot).read_all())
+    sources = [hot] if isinstance(hot.frame, pl.DataFrame) and hot.frame.height else []
+    schema = plan.datasource.raw_schema()
+    if plan.query.select:
+        wanted = pa.schema([schema.field(name) for name in stored_columns(plan)])
+        for file in task.files:
+            frame = scan_files(task.store, plan.datasource.folder, [file], wanted)
+            sources.append(Source(frame, file.time_min_ms, file.time_max_ms))
+        return sources
+    if task.files:
+        wanted = pa.schema([schema.field(name) for name in plan.columns])
+        frame = scan_files(task.store, plan.datasource.folder, task.files, wanted)
+        sources.append(Source(frame, plan.start_ms, plan.end_ms))
+    return sources

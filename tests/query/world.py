@@ -1,0 +1,102 @@
+"""A store, a view and definitions made by hand: what the query service needs, without actors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from rta.errors import NotFoundError
+from rta.events.schemas import TIME, Datasource
+from rta.query.position import Position
+from rta.serve.ports import View
+from rta.store.model import FileRef
+from rta.store.objects import LocalStore
+from rta.store.parquet import write_table_file
+from rta.stream.model import TableWrite
+from tests.query import wikipedia
+
+
+@dataclass
+class FixedView:
+    datasource: Datasource
+    by_table: dict[str, list[FileRef]]
+    hot: pa.Table
+    position: int = 1
+    manifest: int = 1
+    watermark_ms: int | None = wikipedia.NOW_MS
+    complete: bool = True
+    missing: Sequence[int] = ()
+
+    @property
+    def offsets(self) -> Mapping[int, tuple[str, int]]:
+        return {0: ("log", self.position)}
+
+    @property
+    def version(self) -> str:
+        return Position(self.datasource.folder, self.offsets).encode()
+
+    def files(self, table: str) -> Sequence[FileRef]:
+        return self.by_table.get(table, [])
+
+    def partials(self, rollup: str) -> pl.DataFrame:
+        return wikipedia.partials(self.hot, rollup)
+
+    async def rows(self) -> pa.Table:
+        return self.hot
+
+
+@dataclass
+class World:
+    """Implements `Views` and `Definitions` over one datasource; `asked` is what views were asked for."""
+
+    store: LocalStore
+    view: FixedView
+    asked: list[tuple[int, Position | None]] = field(default_factory=list)
+
+    async def at(self, datasource: Datasource, staleness_ms: int, after: Position | None, timeout_s: float) -> View:
+        self.asked.append((staleness_ms, after))
+        return self.view
+
+    async def get(self, name: str) -> Datasource:
+        if name != self.view.datasource.name:
+            raise NotFoundError(f"no datasource '{name}'", f"did you mean '{self.view.datasource.name}'?")
+        return self.view.datasource
+
+    async def all(self) -> list[Datasource]:
+        return [self.view.datasource]
+
+    async def create(self, document: Mapping[str, Any]) -> Datasource:
+        raise NotFoundError("definitions are fixed here")
+
+    async def update(self, name: str, document: Mapping[str, Any]) -> Datasource:
+        raise NotFoundError("definitions are fixed here")
+
+    async def delete(self, name: str) -> None:
+        raise NotFoundError("definitions are fixed here")
+
+
+def build_world(folder: Path, cuts: Sequence[int] = (15_000, 30_000)) -> World:
+    """The Wikipedia rows, cut at these positions: all but the last piece in files, the last beyond them."""
+    store = LocalStore(folder)
+    rows = wikipedia.raw_rows()
+    bounds = [0, *cuts, rows.num_rows]
+    pieces = [rows.slice(a, b - a) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    source = wikipedia.datasource()
+    files: dict[str, list[FileRef]] = {"events": []}
+    for number, piece in enumerate(pieces[:-1]):
+        files["events"].append(_write(store, "events", piece, number))
+        for rollup in source.rollups:
+            table = wikipedia.partials(piece, rollup.name).to_arrow(compat_level=pl.CompatLevel.oldest())
+            files.setdefault(rollup.table, []).append(_write(store, rollup.table, table, number))
+    return World(store, FixedView(source, files, pieces[-1]))
+
+
+def _write(store: LocalStore, table: str, rows: pa.Table, number: int) -> FileRef:
+    times = rows.column(TIME).cast(pa.int64()).to_numpy()
+    write = TableWrite(table, "2015-09-12", rows, int(times.min()), int(times.max()))
+    return write_table_file(store, wikipedia.datasource().folder, write, f"test-1-{number}-0.parquet")

@@ -1,0 +1,136 @@
+"""Definitions change by compare and set; a name that is made again is another datasource."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+import pytest
+
+from rta.errors import ConflictError, CorruptFileError, InvalidDatasourceError, NotFoundError
+from rta.store.catalog import Assignments, Catalog
+from rta.store.model import ActorAssignment, Assignment
+from tests.store.memory import Fault, FaultyStore, MemoryStore
+from tests.store.world import DOCUMENT
+
+
+def document(name: str = "shop", **changes: object) -> dict[str, object]:
+    return {**DOCUMENT, "name": name, **changes}
+
+
+def test_created_datasource_is_seen_by_everybody() -> None:
+    store = MemoryStore()
+    other = Catalog(store)
+    assert other.read().datasources == {}
+    made = Catalog(store).create(document(), partitions=4)
+    assert other.get("shop") == made
+    assert (made.partitions, made.version) == (4, 0)
+
+
+def test_name_can_be_taken_once() -> None:
+    catalog = Catalog(MemoryStore())
+    catalog.create(document(), 4)
+    with pytest.raises(ConflictError, match="'shop' exists already"):
+        catalog.create(document(), 4)
+
+
+def test_name_made_again_gets_another_folder() -> None:
+    catalog = Catalog(MemoryStore())
+    first = catalog.create(document(), 4)
+    assert catalog.delete("shop", 77).folder == first.folder
+    second = catalog.create(document(), 4)
+    assert second.folder != first.folder
+    assert [(entry.folder, entry.dropped_ms) for entry in catalog.read().dropped] == [(first.folder, 77)]
+    catalog.purged(first.folder)
+    assert catalog.read().dropped == ()
+
+
+def test_update_keeps_incarnation_and_partitions_and_grows_the_version() -> None:
+    catalog = Catalog(MemoryStore())
+    made = catalog.create(document(), 4)
+    catalog.create(document("other"), 4)
+    columns = {"user": "string", "id": "string", "page": "string", "price": "double", "coupon": "string"}
+    changed = catalog.update("shop", document(columns=columns))
+    assert (changed.folder, changed.partitions, changed.version) == (made.folder, 4, 2)
+    assert catalog.read().datasources["other"].version == 1
+    assert catalog.update("shop", document(columns=columns)).version == 2
+    assert catalog.read().version == 2
+
+
+def test_wrong_and_breaking_documents_change_nothing() -> None:
+    catalog = Catalog(MemoryStore())
+    catalog.create(document(), 4)
+    with pytest.raises(ConflictError):
+        catalog.update("shop", document(key="page"))
+    with pytest.raises(InvalidDatasourceError):
+        catalog.update("shop", document(columns={"user": "text"}))
+    with pytest.raises(NotFoundError, match="'nobody'"):
+        catalog.update("nobody", document("nobody"))
+    with pytest.raises(NotFoundError):
+        catalog.delete("nobody", 0)
+    assert catalog.read().version == 0
+
+
+def test_changes_of_many_at_once_all_take_effect() -> None:
+    store = MemoryStore()
+    failures: list[BaseException] = []
+
+    def create(number: int) -> None:
+        try:
+            Catalog(store).create(document(f"d{number}"), 2)
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    state = Catalog(store).read()
+    assert sorted(state.datasources) == [f"d{number}" for number in range(8)]
+    assert state.version == 7
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+def test_creation_whose_answer_was_lost_is_there_once(fault: Fault) -> None:
+    faults: list[Fault | None] = [fault]
+    store = FaultyStore(MemoryStore(), lambda op, _: faults.pop() if op == "put_if_absent" and faults else None)
+    made = Catalog(store).create(document(), 4)
+    assert Catalog(store).get("shop") == made
+    assert Catalog(store).read().version == 0
+
+
+def test_other_sections_change_beside_the_datasources() -> None:
+    store = MemoryStore()
+    catalog = Catalog(store)
+    catalog.create(document(), 4)
+    catalog.put_section("rules", lambda rules: {**rules, "a": {"threshold": 1}})
+    Catalog(store).put_section("rules", lambda rules: {**rules, "b": {"threshold": 2}})
+    state = catalog.read()
+    assert sorted(state.section("rules")) == ["a", "b"]
+    assert sorted(state.datasources) == ["shop"]
+    assert state.section("keys") == {}
+
+
+def test_broken_catalog_is_named() -> None:
+    store = MemoryStore()
+    Catalog(store).create(document(), 4)
+    store.put("catalog/" + "0" * 20 + ".json", b"{")
+    with pytest.raises(CorruptFileError, match="catalog 0"):
+        Catalog(store).read()
+
+
+def test_assignment_is_decided_by_the_first() -> None:
+    store = MemoryStore()
+    ours, theirs = Assignments(store), Assignments(store)
+    assert ours.newest() is None
+    first = Assignment(number=0, coordinator=1, actors={"a": ActorAssignment(1, {"f": (0, 1)})}, created_ms=5)
+    assert ours.put(first).done
+    outcome = theirs.put(msgspec.structs.replace(first, coordinator=2))
+    assert not outcome.done
+    assert theirs.newest() == first
+    assert theirs.put(msgspec.structs.replace(first, number=1, coordinator=2)).done
+    newest = ours.newest()
+    assert newest is not None
+    assert newest.coordinator == 2
