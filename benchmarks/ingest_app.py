@@ -1,8 +1,8 @@
 """CPU cost of `IngestApp` alone: requests in process, a log that takes everything at once.
 
 Prints requests/s and CPU microseconds per event for requests of 1 and of 1,000 events, with 1 and with 64 requests
-under way. Everything but the socket is in it: reading, gathering, decoding, splitting, encoding, the answer. CPU time is
-that of the whole process (`time.process_time`), so that other load on the machine does not count.
+under way. Everything but the socket is in it: reading, gathering, decoding, splitting, encoding, the answer. CPU time
+is that of the whole process (`time.process_time`), so that other load on the machine does not count.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def event(i: int) -> dict[str, object]:
             "page_url": f"https://example.com/product/{i % 500}?utm_source=newsletter&utm_campaign=spring",
             "page_title": "Linen shirt, long sleeves, six colours - Example shop",
             "referrer": "https://www.google.com/search?q=linen+shirt",
-            "user_agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36",
+            "user_agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0",
             "ip_address": "192.0.2.1",
             "country": "US",
             "device_type": "desktop",
@@ -134,8 +134,9 @@ async def measure(events: int, under_way: int) -> None:
     cpu, wall = time.process_time() - cpu, time.perf_counter() - begun
     await app.close()
     print(
-        f"{events:>5} events, {under_way:>2} under way: {done / wall:>8,.0f} requests/s, {done * events / wall:>9,.0f} events/s,"
-        f" {cpu / done / events * 1e6:>7.2f} CPU µs/event, {done / sink.appends:>5.1f} requests per append"
+        f"{events:>5} events, {under_way:>2} under way: {done / wall:>8,.0f} requests/s,"
+        f" {done * events / wall:>9,.0f} events/s, {cpu / done / events * 1e6:>7.2f} CPU µs/event,"
+        f" {done / sink.appends:>5.1f} requests per append"
     )
 
 

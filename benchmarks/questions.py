@@ -1,22 +1,21 @@
 """The questions D1-D5 inside one process: parse, plan, fold, JSON. No HTTP, one thread.
 
-The input is what the peers were measured on: 2,000,000 events 1 ms apart from 2026-01-01T00:00Z (33.3 minutes), 20 countries,
-3 device types, 8 event types, 4 categories, 200,000 users, prices in whole cents. Run: `python -m benchmarks.questions`.
+The input is what the peers were measured on: 2,000,000 events 1 ms apart from 2026-01-01T00:00Z (33.3 minutes), 20
+countries, 3 device types, 8 event types, 4 categories, 200,000 users, prices in whole cents. Run: `python -m
+benchmarks.questions`.
 """
 
 from __future__ import annotations
 
-import os
-
-for _name in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 import numpy as np
 import polars as pl

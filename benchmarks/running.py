@@ -60,11 +60,14 @@ class Running:
         return total
 
     def table_bytes(self, datasource: str) -> int | None:
-        """Bytes of the Parquet files of all tables of a datasource."""
+        """Bytes of the live Parquet files of all tables of a datasource, once everything is in the Delta tables."""
         if self.folder is None:
             return None
-        tables = self.folder.glob(f"data/store/{datasource}.*/tables/**/*.parquet")
-        return sum(path.stat().st_size for path in tables)
+        from deltalake import DeltaTable
+
+        tables = {path.parent for path in self.folder.glob(f"data/store/{datasource}.*/tables/*/_delta_log")}
+        sizes = (DeltaTable(str(table)).get_add_actions(flatten=True) for table in tables)
+        return sum(sum(column.to_pylist()) for table in sizes for column in [table.column("size_bytes")])
 
 
 @contextmanager

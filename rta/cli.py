@@ -197,14 +197,15 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def status(options: argparse.Namespace) -> int:
     from rta.client import Client
-    from rta.terminal import show_document
+    from rta.terminal import show_status
 
     with Client(_url(options), retry_s=0) as client:
         document = client.status()
+        ledgers = client.ledger().get("datasources", {})
     if options.json:
-        _print_json(document)
+        _print_json({**document, "ledger": ledgers})
     else:
-        show_document(document)
+        show_status(document, ledgers)
     return DONE
 
 

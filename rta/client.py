@@ -185,7 +185,7 @@ class Client:
         deadline = time.monotonic() + timeout_s
         nothing = {
             "datasource": datasource,
-            "time_range": "1970-01-01T00:00:00.000Z/1970-01-01T00:00:00.001Z",
+            "time_range": "1970-01-01T00:00:00Z/1970-01-01T00:01:00Z",
             "granularity": "all",
             "metrics": [{"name": "events", "type": "count"}],
         }
@@ -207,8 +207,7 @@ class Client:
     def datasources(self) -> list[str]:
         """The names of all datasources."""
         answer = self._document("GET", "/v1/datasources")
-        listed = answer["datasources"] if isinstance(answer, dict) else answer
-        return [row["name"] if isinstance(row, dict) else str(row) for row in listed]
+        return [str(row["name"]) for row in answer["datasources"]]
 
     def create_datasource(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Returns when it takes events. Raises ConflictError where the name is taken."""

@@ -24,6 +24,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def down(settings: Settings) -> int:
     while _holder(settings.data_dir) is not None:
         if time.monotonic() > deadline:
             raise UnavailableError(
-                f"process {holder['pid']} has not stopped within {DOWN_S:.0f} s", "look at it, or kill it: nothing is lost"
+                f"process {holder['pid']} has not stopped within {DOWN_S:.0f} s",
+                "look at it, or kill it: nothing is lost",
             )
         waiting.wait(0.1)
     say("stopped")
@@ -251,9 +253,7 @@ def _kernel_cache(settings: Settings) -> Path:
 def _compile_kernels() -> None:
     """Once per installation and version of the code, in one process, before three would do it at the same time."""
     cache = Path(os.environ["NUMBA_CACHE_DIR"])
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    stamp = hashlib.sha256("".join(f"{p}{p.stat().st_mtime_ns}" for p in sources).encode()).hexdigest()[:16]
-    marker = cache / f"compiled-{stamp}"
+    marker = cache / f"compiled-{_kernel_stamp()}"
     if marker.exists():
         return
     say("rta: compiling kernels, once per installation (about 30 s)")
@@ -261,6 +261,13 @@ def _compile_kernels() -> None:
     if done.returncode != 0:
         raise UnavailableError(f"compiling kernels failed: {done.stderr[-500:]}", "is the installation complete?")
     marker.touch()
+
+
+def _kernel_stamp() -> str:
+    """Changes when a module with kernels does, in the way that numba's cache looks at it."""
+    sources = [p for p in sorted(Path(__file__).parent.rglob("*.py")) if b"numba" in p.read_bytes()]
+    said = "".join(f"{p}{p.stat().st_mtime_ns}" for p in sources)
+    return hashlib.sha256(f"{sys.version}{metadata.version('numba')}{said}".encode()).hexdigest()[:16]
 
 
 def _haproxy(settings: Settings) -> str | None:
@@ -279,8 +286,13 @@ def _haproxy(settings: Settings) -> str | None:
 
 
 def _loopback_haproxy(run: Path, program: str, ports: list[int]) -> Path:
-    """A wrapper that binds HAProxy's own statistics to this machine: Serve's template opens them to everybody."""
+    """A wrapper that mends what Serve's template for HAProxy leaves open.
+
+    Its own statistics are bound to this machine, and the client's address is passed on, by which the apps tell callers
+    from this machine from others.
+    """
     edits = " ".join(f"-e 's/bind \\*\\?:{port}$/bind 127.0.0.1:{port}/'" for port in ports)
+    edits += " -e 's/^defaults$/&\\n    option forwardfor/'"
     script = f"""#!/bin/sh
 previous=
 for argument in "$@"; do
@@ -341,9 +353,7 @@ def site_of(settings: Settings) -> Site:
     )
 
 
-def _run(
-    settings: Settings, stop: threading.Event, began: float, on_ready: Callable[[str], None] | None
-) -> int:
+def _run(settings: Settings, stop: threading.Event, began: float, on_ready: Callable[[str], None] | None) -> int:
     site = site_of(settings)
     say(f"rta: data in '{settings.data_dir}', {len(site.aggregators)} aggregators")
     _prepare_store(settings, site)
@@ -390,6 +400,7 @@ def _start_ray(settings: Settings) -> None:
     import ray
 
     ray.init(
+        address="local",
         num_cpus=8,
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,

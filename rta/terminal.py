@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,14 +46,37 @@ def show_rows(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> No
     Console(file=sys.stdout, width=width, highlight=False).print(table)
 
 
-def show_document(document: Mapping[str, Any]) -> None:
-    """A JSON object: its plain values first, then each list or map of objects as a table."""
-    plain = {name: value for name, value in document.items() if not _tabular(value)}
-    if plain:
-        show_rows([{"": name, "value": cell(value)} for name, value in plain.items()])
-    for name, value in document.items():
-        if _tabular(value):
-            show_rows(list(_rows_of(value)), title=name)
+def show_status(document: Mapping[str, Any], ledgers: Mapping[str, Mapping[str, Any]]) -> None:
+    """`GET /v1/status` and the ledger of each datasource, as a person wants to see them; `--json` has all of it."""
+    datasources = []
+    for name, row in document.get("datasources", {}).items():
+        ledger = ledgers.get(name, {})
+        datasources.append(
+            {
+                "datasource": name,
+                "events": row.get("events_folded"),
+                "committed": row.get("events_committed"),
+                "watermark": moment(row.get("watermark_ms")),
+                "lag ms": row.get("lag_ms"),
+                "repetitions dropped": row.get("duplicates_dropped"),
+                "lost": ledger.get("lost"),
+                "duplicated": ledger.get("duplicated"),
+                "alarms": row.get("alarms") or None,
+            }
+        )
+    show_rows(datasources)
+    actors = document.get("actors", {})
+    shown = ("alive", "pid", "events_per_s", "restarts", "reason", "reloads", "last_reload")
+    show_rows([{"actor": name, **{key: row.get(key) for key in shown}} for name, row in actors.items()])
+    plain = {name: value for name, value in document.get("log", {}).items() if not isinstance(value, dict)}
+    show_rows([{"log": name, "value": cell(value)} for name, value in plain.items()])
+
+
+def moment(time_ms: int | None) -> str | None:
+    """A time as people read it, in UTC."""
+    if time_ms is None:
+        return None
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_ms / 1000))
 
 
 def cell(value: Any) -> str:
@@ -79,17 +102,6 @@ def cell(value: Any) -> str:
 def printable(text: str) -> str:
     """Control characters made visible: what came in as data must not steer the terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _tabular(value: Any) -> bool:
-    rows = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(rows) and all(isinstance(row, dict) for row in rows)
-
-
-def _rows_of(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    if isinstance(value, Mapping):
-        return ({"": name, **row} for name, row in value.items())
-    return (dict(row) for row in value)
 
 
 class ProgressLine:

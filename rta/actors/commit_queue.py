@@ -22,7 +22,7 @@ from rta.errors import FencedError, PartRefusedError, RtaError
 from rta.store import layout
 from rta.store.commit import sealed
 from rta.store.manifests import ManifestLog
-from rta.store.model import FileRef, LedgerLine, Manifest, Part, PartitionPart, RunRef
+from rta.store.model import LedgerLine, Manifest, Part, PartitionPart, RunRef
 from rta.store.objects import ObjectStore
 from rta.store.parquet import write_table_file
 from rta.store.runs import write_state
@@ -62,9 +62,7 @@ class CommitPorts:
 class CommitQueue:
     """See the module. `put` is for the fold's thread; the rest of the work happens in the queue's own."""
 
-    def __init__(
-        self, load: Load, spec: LoadSpec, ports: CommitPorts, listener: Listener
-    ) -> None:
+    def __init__(self, load: Load, spec: LoadSpec, ports: CommitPorts, listener: Listener) -> None:
         self._spec = spec
         self._store = ports.store
         self._link = ports.link

@@ -172,9 +172,7 @@ class Committer:
 
     def _put(self, folder: str, tickets: Sequence[_Ticket], previous: Manifest) -> None:
         began = time.monotonic()
-        manifest = next_manifest(
-            previous, [t.part for t in tickets], self._generation, time.time_ns() // 1_000_000
-        )
+        manifest = next_manifest(previous, [t.part for t in tickets], self._generation, time.time_ns() // 1_000_000)
         if not self._logs[folder].put(manifest).done:
             self._still_ours()
             for ticket in tickets:

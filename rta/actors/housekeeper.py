@@ -58,9 +58,7 @@ class _House:
 class Housekeeper:
     """See the module. `ledger`, `removal` and `status` may be called from any thread."""
 
-    def __init__(
-        self, store: ObjectStore, open_log: Callable[[], LogAdmin], site: Site, ownership: Ownership
-    ) -> None:
+    def __init__(self, store: ObjectStore, open_log: Callable[[], LogAdmin], site: Site, ownership: Ownership) -> None:
         self._store = store
         self._ownership = ownership
         self._open_log = open_log
@@ -130,7 +128,7 @@ class Housekeeper:
                 house.failure = None
             except RtaError as error:
                 self._failed(house, str(error))
-            except BaseException as error:  # noqa: BLE001 - a polars panic is no Exception; noted and tried again
+            except BaseException as error:
                 logger.exception("keeping the house of %s", house.datasource.name)
                 self._failed(house, f"{type(error).__name__}: {error}")
         for entry in dropped:

@@ -95,9 +95,7 @@ def _saved(store: ObjectStore, folder: str, entries: list[PartitionEntry]) -> di
     return found
 
 
-def _partition(
-    store: ObjectStore, folder: str, entry: PartitionEntry, saved: SavedPartition | None
-) -> PartitionLoaded:
+def _partition(store: ObjectStore, folder: str, entry: PartitionEntry, saved: SavedPartition | None) -> PartitionLoaded:
     return PartitionLoaded(
         partition=entry.partition,
         offset=entry.to_offset,

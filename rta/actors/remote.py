@@ -83,7 +83,7 @@ class LogHost:
             self._loop.run_until_complete(self._server.start())
             self._ready.set()
             self._loop.run_until_complete(self._server.serve_forever())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the process ends with the reason, and is started again
             _last_words(self._site, LOG_HOST)(f"{type(error).__name__}: {error}")
 
     def ping(self) -> int:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rta.events.scan import SURE, UNSURE, Cells
+from rta.events.frames import SURE, UNSURE
 from rta.events.simd import Bytes, copy, inlined, kernel
 from rta.events.tokens import ARRAY, ESCAPED, FALSE, FLOAT, INTEGER, NULL, STRING, TRUE, hex4, skip_space, skip_string
 
@@ -28,6 +28,14 @@ _TEN = np.uint64(10)
 _POWERS = np.array([10.0**i for i in range(23)])
 _LONG_MAX = np.uint64((1 << 63) - 1)
 _DAYS_BEFORE = np.array([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365])
+
+
+class Cells(NamedTuple):
+    """What the scanner noted, each int32 of shape (slots, rows): kind of the value, where its text begins, its length."""
+
+    kinds: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
 
 
 class Rules(NamedTuple):
@@ -254,7 +262,9 @@ def read_number(buf: Bytes, kind: int, start: int, length: int, column_type: int
 
 
 @kernel
-def read_slot(buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int8], rules: Rules, slot: int, numbers: Numbers) -> int:
+def read_slot(
+    buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int32], rules: Rules, slot: int, numbers: Numbers
+) -> int:
     """Check one slot of all sure rows against its rules, and read its numbers; returns how many doubles are ODD."""
     odd = 0
     column_type = rules.types[slot]
@@ -293,7 +303,7 @@ def read_slot(buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int8], rules: Rul
 
 
 @kernel
-def read_slots(buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int8], rules: Rules, numbers: Numbers) -> int:
+def read_slots(buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int32], rules: Rules, numbers: Numbers) -> int:
     """All slots; returns how many doubles are ODD."""
     odd = 0
     for slot in range(len(rules.types)):

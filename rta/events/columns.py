@@ -22,6 +22,7 @@ from rta.events.cells import (
     AS_STRINGS,
     AS_TIMESTAMP,
     ODD,
+    Cells,
     Numbers,
     Picked,
     Rules,
@@ -33,7 +34,8 @@ from rta.events.cells import (
     write_lists,
     write_strings,
 )
-from rta.events.scan import SURE, UNSURE, Cells, Events, new_walk, scan_bodies
+from rta.events.frames import FRAME_SIZE, SURE, UNSURE
+from rta.events.scan import BEGINS, DOUBTS, ENDS, REST_ENDS, new_walk, scan_bodies
 from rta.events.schemas import TIMESTAMP, ColumnType, Datasource
 from rta.events.simd import PADDING, Bytes, padded
 from rta.events.tokens import NULL, TRUE
@@ -83,17 +85,18 @@ class Scanned:
     starts: list[int]
     """Where each body begins in `buf`."""
     cells: Cells
-    events: Events
+    events: npt.NDArray[np.int32]
+    rest: Bytes
     outcomes: npt.NDArray[np.int64]
     rows: int
     numbers: npt.NDArray[np.int64]
 
     @property
-    def doubts(self) -> npt.NDArray[np.int8]:
-        return self.events.doubts[: self.rows]
+    def doubts(self) -> npt.NDArray[np.int32]:
+        return self.events[DOUBTS, : self.rows]
 
     def text(self, row: int) -> bytes:
-        start, end = self.events.spans[row]
+        start, end = self.events[BEGINS, row], self.events[ENDS, row]
         return self.buf[start:end].tobytes()
 
     def absent(self, slot: int) -> npt.NDArray[np.bool_]:
@@ -137,13 +140,14 @@ def scan(prepared: Prepared, bodies: Sequence[tuple[bytes, bool]], event_bytes: 
     spans[:, 2] = [lines for _, lines in bodies]
     room = len(buf) // BYTES_PER_EVENT_GUESS + len(bodies) + 8
     outcomes = np.zeros((len(bodies), 2), np.int64)
-    walk = new_walk(prepared.trie, room, len(buf))
-    while not scan_bodies(buf, spans, outcomes, (event_bytes, events_max), walk):
+    frame = np.zeros(FRAME_SIZE, np.int64)
+    walk = new_walk(prepared.trie, len(prepared.rules.types), room, len(buf))
+    while not scan_bodies(buf, spans, outcomes, (event_bytes, events_max), frame, walk):
         room *= 4
-        walk = new_walk(prepared.trie, room, len(buf))
+        walk = new_walk(prepared.trie, len(prepared.rules.types), room, len(buf))
     rows = int(outcomes[-1, 0])
     numbers = np.zeros((max(1, int(prepared.rules.numbers.max()) + 1), rows), np.int64)
-    return Scanned(buf, spans[:, 0].tolist(), walk.cells, walk.events, outcomes, rows, numbers)
+    return Scanned(buf, spans[:, 0].tolist(), Cells(*walk.cells), walk.events, walk.rest, outcomes, rows, numbers)
 
 
 def read_values(scanned: Scanned, rules: Rules) -> None:
@@ -235,8 +239,8 @@ def _list_column(scanned: Scanned, slot: int, rows: npt.NDArray[np.int64]) -> pa
 
 def _rest_column(scanned: Scanned, rows: npt.NDArray[np.int64]) -> pa.Array:
     offsets = np.zeros(scanned.rows + 1, np.int32)
-    offsets[1:] = scanned.events.rest_ends[: scanned.rows]
-    data = scanned.events.rest
+    offsets[1:] = scanned.events[REST_ENDS, : scanned.rows]
+    data = scanned.rest
     if len(rows) < scanned.rows:
         offsets, data = gather(offsets, data, rows)
     empty = offsets[1:] == offsets[:-1]

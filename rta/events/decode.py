@@ -20,8 +20,8 @@ from rta.errors import BadRequestError, RtaError, TooLargeError
 from rta.events.bodies import Body, Format, Limits, format_of, unpack
 from rta.events.columns import Prepared, Scanned, build_table, prepare, read_values, scan, sure_rows
 from rta.events.exact import TIME_MAX_MS, TIME_MIN_MS, Judge, judge
+from rta.events.frames import EMPTY, READ, TOO_MANY
 from rta.events.keys import hash_text, placed
-from rta.events.scan import EMPTY, READ, TOO_MANY
 from rta.events.schemas import ID_HI, ID_LO, ColumnType, Datasource
 from rta.events.tabular import read_arrow
 from rta.events.verdicts import Verdict, shown

@@ -1,7 +1,6 @@
 """One walk over the bytes of many bodies: where each event lies, where each declared value lies, and what is left.
 
-Owns the framing of bodies (array, `{"events": […]}`, one object, lines) and of declared objects. Knows JSON's grammar
-from `tokens`, nothing of types, times or datasources. What it does not want to judge it marks UNSURE; the exact decoder
+Knows JSON's grammar from `tokens`, the shapes of bodies from `frames`, nothing of types, times or datasources. What it does not want to judge it marks UNSURE; the exact decoder
 decides. Undeclared members are copied verbatim into one text of "rest", wrapped in the declared objects they stood in.
 """
 
@@ -12,106 +11,88 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rta.events.simd import LANES, PADDING, Bytes, copy, inlined, kernel, load_word, newline_mask, trailing_zeros
-from rta.events.tokens import ESCAPED, NULL, skip_broken, skip_space, skip_string, skip_value
+from rta.events.frames import (
+    EVENT_END,
+    EVENT_START,
+    NO_ROOM,
+    OUTCOME,
+    OVERSIZED,
+    READ,
+    SURE,
+    TOO_MANY,
+    Frame,
+    begin_body,
+    first_event,
+    judge_frame,
+    next_event,
+    other_frame,
+)
+from rta.events.simd import PADDING, Bytes, copy, inlined, kernel
+from rta.events.tokens import ESCAPED, NULL, skip_space, skip_string, skip_value
 from rta.events.trie import Trie, find_child, name_hash
 
-SURE, UNSURE, OVERSIZED = 0, 1, 2
-"""What the scanner says of an event: fine so far, ask the exact decoder, larger than one event may be."""
-READ, EMPTY, TOO_MANY = 1, 2, 3
-"""A body's outcome, where it is not `~position`, the place at which it stopped being JSON."""
-NO_ROOM = -(1 << 62)
 LEVELS_MAX = 32
 NAMES_MAX = 2048
 """Undeclared members of one event that are checked for repetition here; more is the exact decoder's work."""
 
-_QUOTE, _COMMA, _COLON, _NEWLINE = 0x22, 0x2C, 0x3A, 0x0A
-_OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = 0x7B, 0x7D, 0x5B, 0x5D
-_SERIAL = np.uint64(0x9E3779B97F4A7C15)
-_EVENTS_NAME = np.uint64(int.from_bytes(b'"events"', "little"))
-
-
-class Cells(NamedTuple):
-    """Per (slot, row) the kind of the value and where its text lies; a string's without its quotes."""
-
-    kinds: npt.NDArray[np.int8]
-    starts: npt.NDArray[np.int32]
-    lengths: npt.NDArray[np.int32]
-
-
-class Events(NamedTuple):
-    """Per row where the event lies, what the scanner says of it, and where its rest ends in `rest`."""
-
-    spans: npt.NDArray[np.int32]
-    doubts: npt.NDArray[np.int8]
-    rest_ends: npt.NDArray[np.int32]
-    rest: Bytes
-
-
-class Work(NamedTuple):
-    """What the walk keeps. `at` holds the row, the rest's end, how many objects and undeclared names this event had so
-    far, and the number of this reading (a body may be read twice). `levels` are the open objects: node, the rest's end
-    before it, its number. The others remember which node and name were seen in which reading."""
-
-    at: npt.NDArray[np.int64]
-    levels: npt.NDArray[np.int64]
-    seen_nodes: npt.NDArray[np.int64]
-    seen_names: npt.NDArray[np.uint64]
-    seen_in: npt.NDArray[np.int64]
+_QUOTE, _COMMA, _COLON, _OPEN, _CLOSE = 0x22, 0x2C, 0x3A, 0x7B, 0x7D
+_NUMBER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Walk(NamedTuple):
-    """Everything that one walk reads and writes besides the bytes."""
+    """Everything that one walk reads and writes besides the bytes. Few arrays: each is seven words in every call.
+
+    Args:
+        cells: int32 of shape (3, slots, rows): the kind of each value, where its text begins, its length; a string's
+            without its quotes.
+        events: int32 of shape (4, rows): begin and end of the event, what is said of it, where its rest ends in `rest`.
+        state: What the walk remembers: the counters below; per open object its node, the rest's end before it, its
+            number; per node in which reading it was seen.
+        seen: Hash set of undeclared names: hash and the reading it belongs to.
+    """
 
     trie: Trie
-    cells: Cells
-    events: Events
-    work: Work
+    cells: npt.NDArray[np.int32]
+    events: npt.NDArray[np.int32]
+    rest: Bytes
+    state: npt.NDArray[np.int64]
+    seen: npt.NDArray[np.uint64]
 
 
-_ROW, _REST, _SERIALS, _NAMES, _READING = 0, 1, 2, 3, 4
+KINDS, STARTS, LENGTHS = 0, 1, 2
+BEGINS, ENDS, DOUBTS, REST_ENDS = 0, 1, 2, 3
+_ROW, _REST, _OBJECTS, _NAMES, _READING = 0, 1, 2, 3, 4
+"""Counters: the row, the rest's end, objects and undeclared names in this event, readings (a body may be read twice)."""
+_LEVELS = 8
+_NODES = _LEVELS + 3 * LEVELS_MAX
 
 
-def new_walk(trie: Trie, rows: int, size: int) -> Walk:
+def new_walk(trie: Trie, slots: int, rows: int, size: int) -> Walk:
     """Room for so many events in a buffer of so many bytes."""
-    slots = int(trie.slots.max(initial=0)) + 1
     return Walk(
         trie=trie,
-        cells=Cells(
-            kinds=np.empty((slots, rows), np.int8),
-            starts=np.empty((slots, rows), np.int32),
-            lengths=np.empty((slots, rows), np.int32),
-        ),
-        events=Events(
-            spans=np.empty((rows, 2), np.int32),
-            doubts=np.zeros(rows, np.int8),
-            rest_ends=np.zeros(rows, np.int32),
-            rest=np.empty(size + PADDING, np.uint8),
-        ),
-        work=Work(
-            at=np.zeros(5, np.int64),
-            levels=np.zeros((LEVELS_MAX, 3), np.int64),
-            seen_nodes=np.full(len(trie.slots), -1, np.int64),
-            seen_names=np.empty(2 * NAMES_MAX, np.uint64),
-            seen_in=np.full(2 * NAMES_MAX, -1, np.int64),
-        ),
+        cells=np.empty((3, slots, rows), np.int32),
+        events=np.zeros((4, rows), np.int32),
+        rest=np.empty(size + PADDING, np.uint8),
+        state=np.zeros(_NODES + len(trie.table) + 1, np.int64),
+        seen=np.zeros((2 * NAMES_MAX, 2), np.uint64),
     )
 
 
 @inlined
-def repeated_name(work: Work, h: np.uint64, serial: int) -> bool:
-    """Note an undeclared member of the object `serial`; True if it was there before, or there are too many."""
-    reading = work.at[_READING]
-    mixed = h ^ (np.uint64(serial) * _SERIAL)
+def repeated_name(h: np.uint64, number: int, state: npt.NDArray[np.int64], seen: npt.NDArray[np.uint64]) -> bool:
+    """Note an undeclared member of this object; True if it was there before, or there are too many."""
+    reading = np.uint64(state[_READING])
+    mixed = h ^ (np.uint64(number) * _NUMBER)
     probe = np.int64(mixed & np.uint64(2 * NAMES_MAX - 1))
-    while work.seen_in[probe] == reading:
-        if work.seen_names[probe] == mixed:
+    while seen[probe, 1] == reading:
+        if seen[probe, 0] == mixed:
             return True
         probe = (probe + 1) & (2 * NAMES_MAX - 1)
-    work.seen_in[probe] = reading
-    work.seen_names[probe] = mixed
-    work.at[_NAMES] += 1
-    return work.at[_NAMES] > NAMES_MAX
+    seen[probe, 0] = mixed
+    seen[probe, 1] = reading
+    state[_NAMES] += 1
+    return state[_NAMES] > NAMES_MAX
 
 
 @inlined
@@ -128,14 +109,13 @@ def keep_member(buf: Bytes, rest: Bytes, at: int, name: tuple[int, int], value: 
 
 
 @inlined
-def enter(buf: Bytes, events: Events, work: Work, level: int, name: tuple[int, int], node: int) -> None:
+def enter(buf: Bytes, rest: Bytes, state: npt.NDArray[np.int64], level: int, name: tuple[int, int], node: int) -> None:
     """Open a declared object: its members get their own object in the rest, which goes again if it stays empty."""
-    at = work.at[_REST]
-    work.levels[level, 0] = node
-    work.levels[level, 1] = at
-    work.at[_SERIALS] += 1
-    work.levels[level, 2] = work.at[_SERIALS]
-    rest = events.rest
+    at = state[_REST]
+    state[_OBJECTS] += 1
+    state[_LEVELS + 3 * level] = node
+    state[_LEVELS + 3 * level + 1] = at
+    state[_LEVELS + 3 * level + 2] = state[_OBJECTS]
     if level > 0:
         if rest[at - 1] != _OPEN:
             rest[at] = _COMMA
@@ -144,32 +124,32 @@ def enter(buf: Bytes, events: Events, work: Work, level: int, name: tuple[int, i
         rest[at] = _COLON
         at += 1
     rest[at] = _OPEN
-    work.at[_REST] = at + 1
+    state[_REST] = at + 1
 
 
 @inlined
-def leave(events: Events, work: Work, level: int) -> None:
+def leave(rest: Bytes, state: npt.NDArray[np.int64], level: int) -> None:
     """Close a declared object in the rest."""
-    at = work.at[_REST]
-    if events.rest[at - 1] == _OPEN:
-        work.at[_REST] = work.levels[level, 1]
+    at = state[_REST]
+    if rest[at - 1] == _OPEN:
+        state[_REST] = state[_LEVELS + 3 * level + 1]
     else:
-        events.rest[at] = _CLOSE
-        work.at[_REST] = at + 1
+        rest[at] = _CLOSE
+        state[_REST] = at + 1
 
 
 @inlined
-def take_value(buf: Bytes, pos: int, depth: int, cells: Cells, slot: int, row: int) -> int:
+def take_value(buf: Bytes, pos: int, depth: int, cells: npt.NDArray[np.int32], slot: int, row: int) -> int:
     """Note the declared value at `pos`; a repeated one is negative."""
-    if cells.kinds[slot, row] != 0:
+    if cells[KINDS, slot, row] != 0:
         return ~pos
     end, kind = skip_value(buf, pos, depth)
     if end < 0:
         return end
     quote = 1 if kind <= ESCAPED else 0
-    cells.kinds[slot, row] = kind
-    cells.starts[slot, row] = pos + quote
-    cells.lengths[slot, row] = end - pos - 2 * quote
+    cells[KINDS, slot, row] = kind
+    cells[STARTS, slot, row] = pos + quote
+    cells[LENGTHS, slot, row] = end - pos - 2 * quote
     return end
 
 
@@ -185,34 +165,47 @@ def take_member(buf: Bytes, pos: int, level: int, walk: Walk) -> tuple[int, bool
     if buf[colon] != _COLON:
         return ~colon, False
     value = skip_space(buf, colon + 1)
+    state, table = walk.state, walk.trie.table
     length = name_end - pos - 2
     h = name_hash(buf, pos + 1, length)
-    child = find_child(walk.trie, walk.work.levels[level, 0], h, buf, pos + 1, length)
-    if child >= 0:
-        slot = np.int64(walk.trie.slots[child])
+    found = find_child(walk.trie, state[_LEVELS + 3 * level], h, buf, pos + 1, length)
+    if found >= 0:
+        slot = np.int64(table[found, 4])
         if slot >= 0:
-            return take_value(buf, value, level + 1, walk.cells, slot, walk.work.at[_ROW]), False
-        if walk.work.seen_nodes[child] == walk.work.at[_READING]:
+            return take_value(buf, value, level + 1, walk.cells, slot, state[_ROW]), False
+        child = np.int64(table[found, 3])
+        if state[_NODES + child] == state[_READING]:
             return ~pos, False
-        walk.work.seen_nodes[child] = walk.work.at[_READING]
+        state[_NODES + child] = state[_READING]
         if buf[value] == _OPEN:
-            enter(buf, walk.events, walk.work, level + 1, (pos, name_end), child)
+            enter(buf, walk.rest, state, level + 1, (pos, name_end), child)
             return value + 1, True
-    elif repeated_name(walk.work, h, walk.work.levels[level, 2]):
+    elif repeated_name(h, state[_LEVELS + 3 * level + 2], state, walk.seen):
         return ~pos, False
     end, kind = skip_value(buf, value, level + 1)
     if end >= 0 and kind != NULL:
-        walk.work.at[_REST] = keep_member(buf, walk.events.rest, walk.work.at[_REST], (pos, name_end), (value, end))
+        state[_REST] = keep_member(buf, walk.rest, state[_REST], (pos, name_end), (value, end))
     return end, False
 
 
+@inlined
+def begin_event(cells: npt.NDArray[np.int32], state: npt.NDArray[np.int64]) -> None:
+    row = state[_ROW]
+    for slot in range(cells.shape[1]):
+        cells[KINDS, slot, row] = 0
+    state[_OBJECTS] = 0
+    state[_NAMES] = 0
+    state[_READING] += 1
+
+
 @kernel
-def scan_object(buf: Bytes, pos: int, walk: Walk) -> int:
-    """Read the event whose bracket is at `pos`; returns where it ends, negative where it is unsure."""
+def scan_event(buf: Bytes, pos: int, walk: Walk) -> int:
+    """Begin the next row with the event whose bracket is at `pos`; returns where it ends, negative where it is unsure."""
+    begin_event(walk.cells, walk.state)
     if buf[pos] != _OPEN:
         return ~pos
-    level = 0
-    enter(buf, walk.events, walk.work, 0, (pos, pos), 0)
+    level = np.int64(0)
+    enter(buf, walk.rest, walk.state, level, (pos, pos), level)
     pos = skip_space(buf, pos + 1)
     fresh = True
     while True:
@@ -228,7 +221,7 @@ def scan_object(buf: Bytes, pos: int, walk: Walk) -> int:
             fresh = True
             continue
         while buf[pos] == _CLOSE:
-            leave(walk.events, walk.work, level)
+            leave(walk.rest, walk.state, level)
             pos += 1
             level -= 1
             if level < 0:
@@ -240,183 +233,34 @@ def scan_object(buf: Bytes, pos: int, walk: Walk) -> int:
         fresh = False
 
 
-@kernel
-def scan_event(buf: Bytes, pos: int, walk: Walk) -> int:
-    """Begin the next row with the event at `pos`; `end_event` ends it."""
-    row = walk.work.at[_ROW]
-    for slot in range(walk.cells.kinds.shape[0]):
-        walk.cells.kinds[slot, row] = 0
-    walk.work.at[_SERIALS] = 0
-    walk.work.at[_NAMES] = 0
-    walk.work.at[_READING] += 1
-    return scan_object(buf, pos, walk)
-
-
-@kernel
-def end_event(events: Events, work: Work, start: int, end: int, doubt: int) -> None:
-    row = work.at[_ROW]
-    rest_start = events.rest_ends[row - 1] if row > 0 else 0
-    if doubt != SURE:
-        work.at[_REST] = rest_start
-    events.rest_ends[row] = work.at[_REST]
-    events.spans[row, 0] = start
-    events.spans[row, 1] = end
-    events.doubts[row] = doubt
-    work.at[_ROW] = row + 1
-
-
 @inlined
-def is_blank(c: int) -> bool:
-    return c == 0x20 or c == 0x09 or c == 0x0D
+def end_event(events: npt.NDArray[np.int32], state: npt.NDArray[np.int64], frame: Frame, doubt: int) -> None:
+    row = state[_ROW]
+    if doubt != SURE:
+        state[_REST] = events[REST_ENDS, row - 1] if row > 0 else 0
+    events[REST_ENDS, row] = state[_REST]
+    events[BEGINS, row] = frame[EVENT_START]
+    events[ENDS, row] = frame[EVENT_END]
+    events[DOUBTS, row] = doubt
+    state[_ROW] = row + 1
 
 
 @kernel
-def line_end(buf: Bytes, pos: int, end: int) -> int:
-    """Where the line at `pos` ends: its newline, or the body's end."""
-    while pos < end:
-        mask = newline_mask(buf, pos)
-        if mask != 0:
-            return min(end, pos + trailing_zeros(mask))
-        pos += LANES
-    return end
-
-
-@kernel
-def scan_lines(buf: Bytes, pos: int, end: int, bytes_max: int, walk: Walk) -> int:
-    """Every line that is not blank is an event."""
-    while pos < end:
-        stop = line_end(buf, pos, end)
-        last = stop
-        while pos < last and is_blank(buf[pos]):
-            pos += 1
-        while last > pos and is_blank(buf[last - 1]):
-            last -= 1
-        if pos < last:
-            if walk.work.at[_ROW] >= len(walk.events.doubts):
-                return NO_ROOM
-            doubt = SURE
-            if last - pos > bytes_max:
-                doubt = OVERSIZED
-            elif scan_event(buf, pos, walk) != last:
-                doubt = UNSURE
-            end_event(walk.events, walk.work, pos, last, doubt)
-        pos = stop + 1
-    return READ
-
-
-@kernel
-def scan_element(buf: Bytes, pos: int, end: int, bytes_max: int, walk: Walk) -> int:
-    """Read one element as one row; negative where its end can't be found."""
-    if walk.work.at[_ROW] >= len(walk.events.doubts):
-        return NO_ROOM
-    stop = scan_event(buf, pos, walk)
-    doubt = SURE
-    if stop < 0:
-        doubt = UNSURE
-        wrong = ~stop
-        stop = skip_broken(buf, pos, end)
-        if stop < 0 or stop == pos:
-            return ~wrong
-    if stop - pos > bytes_max:
-        doubt = OVERSIZED
-    last = stop
-    while doubt == UNSURE and last > pos and is_blank(buf[last - 1]):
-        last -= 1
-    end_event(walk.events, walk.work, pos, last, doubt)
-    return stop
-
-
-@kernel
-def scan_array(buf: Bytes, pos: int, end: int, bytes_max: int, walk: Walk) -> int:
-    """Read the elements of the array whose bracket is before `pos`; behind its closing bracket."""
-    pos = skip_space(buf, pos)
-    if buf[pos] == _CLOSE_LIST:
-        return pos + 1
-    while True:
-        pos = scan_element(buf, pos, end, bytes_max, walk)
-        if pos < 0:
-            return pos
-        pos = skip_space(buf, pos)
-        if buf[pos] == _CLOSE_LIST:
-            return pos + 1
-        if buf[pos] != _COMMA:
-            return ~pos
-        pos = skip_space(buf, pos + 1)
-
-
-@kernel
-def envelope(buf: Bytes, pos: int) -> int:
-    """Behind the bracket of the array in `{"events": […`, or -1."""
-    pos = skip_space(buf, pos + 1)
-    if load_word(buf, pos) != _EVENTS_NAME:
-        return -1
-    pos = skip_space(buf, pos + 8)
-    if buf[pos] != _COLON:
-        return -1
-    pos = skip_space(buf, pos + 1)
-    return pos + 1 if buf[pos] == _OPEN_LIST else -1
-
-
-@kernel
-def scan_document(buf: Bytes, pos: int, end: int, bytes_max: int, walk: Walk) -> int:
-    """Read a body that is one JSON value: READ, or `~position` where it stopped being one."""
-    pos = skip_space(buf, pos)
-    row, rest = walk.work.at[_ROW], walk.work.at[_REST]
-    if buf[pos] == _OPEN_LIST:
-        pos = scan_array(buf, pos + 1, end, bytes_max, walk)
-    elif buf[pos] == _OPEN:
-        inside = envelope(buf, pos)
-        stop = -1
-        if inside >= 0:
-            stop = scan_array(buf, inside, end, bytes_max, walk)
-            if stop == NO_ROOM:
-                return stop
-            stop = skip_space(buf, stop) if stop >= 0 else -1
-        if stop >= 0 and buf[stop] == _CLOSE:
-            pos = stop + 1
+def scan_body(buf: Bytes, frame: Frame, bytes_max: int, rows_max: int, walk: Walk) -> int:
+    """Read the events of a framed body: its outcome, or NO_ROOM when the rows are used up."""
+    pos = first_event(buf, frame)
+    while pos >= 0:
+        if walk.state[_ROW] >= rows_max:
+            return NO_ROOM
+        if frame[EVENT_END] - pos > bytes_max:
+            doubt = OVERSIZED
         else:
-            walk.work.at[_ROW], walk.work.at[_REST] = row, rest
-            pos = scan_element(buf, pos, end, bytes_max, walk)
-    else:
-        return ~pos
-    if pos < 0:
-        return pos
-    pos = skip_space(buf, pos)
-    return READ if pos == end else ~pos
-
-
-@kernel
-def looks_like_lines(buf: Bytes, pos: int, end: int) -> bool:
-    """Two or more lines, each of them beginning an object."""
-    lines = 0
-    while pos < end:
-        stop = line_end(buf, pos, end)
-        while pos < stop and is_blank(buf[pos]):
-            pos += 1
-        if pos < stop:
-            if buf[pos] != _OPEN:
-                return False
-            lines += 1
-        pos = stop + 1
-    return lines >= 2
-
-
-@kernel
-def scan_body(buf: Bytes, pos: int, end: int, lines: bool, bytes_max: int, walk: Walk) -> int:
-    """Read one body as lines, or as whatever it looks like."""
-    if buf[pos] == 0xEF and buf[pos + 1] == 0xBB and buf[pos + 2] == 0xBF:
-        pos += 3
-    row, rest = walk.work.at[_ROW], walk.work.at[_REST]
-    if skip_space(buf, pos) >= end:
-        return EMPTY
-    if lines:
-        return scan_lines(buf, pos, end, bytes_max, walk)
-    outcome = scan_document(buf, pos, end, bytes_max, walk)
-    if outcome != READ and outcome != NO_ROOM:
-        walk.work.at[_ROW], walk.work.at[_REST] = row, rest
-        if looks_like_lines(buf, pos, end):
-            return scan_lines(buf, pos, end, bytes_max, walk)
-    return outcome
+            doubt = judge_frame(buf, frame, scan_event(buf, pos, walk), bytes_max)
+        if doubt < 0:
+            break
+        end_event(walk.events, walk.state, frame, doubt)
+        pos = next_event(buf, frame)
+    return frame[OUTCOME]
 
 
 @kernel
@@ -425,6 +269,7 @@ def scan_bodies(
     bodies: npt.NDArray[np.int64],
     outcomes: npt.NDArray[np.int64],
     limits: tuple[int, int],
+    frame: Frame,
     walk: Walk,
 ) -> bool:
     """Read all bodies, each (start, end, is lines), into rows.
@@ -434,16 +279,23 @@ def scan_bodies(
     more events than room.
     """
     bytes_max, events_max = limits
-    for i in range(len(bodies)):
-        row, rest = walk.work.at[_ROW], walk.work.at[_REST]
-        start, end, lines = bodies[i]
-        outcome = scan_body(buf, start, end, lines != 0, bytes_max, walk)
-        if walk.work.at[_ROW] - row > events_max:
+    state = walk.state
+    i, row, rest = 0, 0, 0
+    fresh = True
+    while i < len(bodies):
+        if fresh:
+            begin_body(buf, frame, bodies[i, 0], bodies[i, 1], bodies[i, 2])
+        outcome = scan_body(buf, frame, bytes_max, min(walk.events.shape[1], row + events_max), walk)
+        if outcome == NO_ROOM:
+            if row + events_max > walk.events.shape[1]:
+                return False
             outcome = TOO_MANY
-        elif outcome == NO_ROOM:
-            return False
         if outcome != READ:
-            walk.work.at[_ROW], walk.work.at[_REST] = row, rest
-        outcomes[i, 0] = walk.work.at[_ROW]
-        outcomes[i, 1] = outcome
+            state[_ROW], state[_REST] = row, rest
+        fresh = outcome >= 0 or not other_frame(buf, frame)
+        if fresh:
+            row, rest = state[_ROW], state[_REST]
+            outcomes[i, 0] = row
+            outcomes[i, 1] = outcome
+            i += 1
     return True

@@ -26,7 +26,7 @@ _WIDE = ir.VectorType(_BYTE, LANES)
 _MASK = ir.IntType(LANES)
 _WORD = ir.IntType(64)
 
-inlined = njit(cache=True, nogil=True, _nrt=False, forceinline=True)
+inlined = njit(cache=True, nogil=True, _nrt=False, inline="always")
 """The same for small parts of such loops: an array as an argument is seven words on the stack."""
 
 

@@ -21,12 +21,11 @@ _NODE = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Trie(NamedTuple):
-    """`table` is a hash table of members, one row each: (node or -1, start of the name, its length, child's node)."""
+    """`table` is a hash table of members, one row each: (node or -1, start of the name, its length, the child's node,
+    the slot of its value or -1 where the declared paths lead on)."""
 
     names: Bytes
     table: npt.NDArray[np.int32]
-    slots: npt.NDArray[np.int32]
-    """Per node the slot of its value, or -1 where the declared paths lead on."""
 
 
 @inlined
@@ -68,13 +67,13 @@ def first_probe(table: npt.NDArray[np.int32], node: int, h: np.uint64) -> np.int
 
 @inlined
 def find_child(trie: Trie, node: int, h: np.uint64, buf: Bytes, start: int, length: int) -> np.int64:
-    """The node of the member with this name, or -1."""
+    """The row of the member with this name in the table, or -1."""
     table = trie.table
     probe = first_probe(table, node, h)
     while table[probe, 0] >= 0:
         fits = table[probe, 0] == node and table[probe, 2] == length
         if fits and same_bytes(trie.names, np.int64(table[probe, 1]), buf, start, length):
-            return np.int64(table[probe, 3])
+            return probe
         probe = (probe + 1) & (table.shape[0] - 1)
     return np.int64(-1)
 
@@ -94,7 +93,7 @@ def build_trie(paths: Sequence[tuple[str, ...]]) -> Trie:
     size = 8
     while size < 4 * len(children):
         size *= 2
-    table = np.full((size, 4), -1, dtype=np.int32)
+    table = np.full((size, 5), -1, dtype=np.int32)
     encoded = [name.encode() for _, name in children]
     names = padded(*encoded)
     start = 0
@@ -102,6 +101,6 @@ def build_trie(paths: Sequence[tuple[str, ...]]) -> Trie:
         probe = int(first_probe(table, node, np.uint64(name_hash(names, start, len(text)))))
         while table[probe, 0] >= 0:
             probe = (probe + 1) & (size - 1)
-        table[probe] = (node, start, len(text), child)
+        table[probe] = (node, start, len(text), child, slots[child])
         start += len(text)
-    return Trie(names, table, np.array(slots, dtype=np.int32))
+    return Trie(names, table)

@@ -1,8 +1,8 @@
 """Rollup rows made ready for questions: sorted by time, dimensions as dictionary codes, lists as plain arrays.
 
-A `Block` holds one immutable frame of rollup rows and decodes each column once, when it is first asked for. Blocks of one
-table share its `Dictionaries`, so that equal values have equal codes and blocks are joined by joining arrays. Does not
-know questions. Safe to use from several threads: decoding twice is harmless, dictionaries have a lock.
+A `Block` holds one immutable frame of rollup rows and decodes each column once, when it is first asked for. Blocks of
+one table share its `Dictionaries`, so that equal values have equal codes and blocks are joined by joining arrays. Does
+not know questions. Safe to use from several threads: decoding twice is harmless, dictionaries have a lock.
 """
 
 from __future__ import annotations

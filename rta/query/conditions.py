@@ -1,4 +1,5 @@
-"""From `filters` and `where` of a document to one condition tree. Knows no datasource: types are checked by the planner.
+"""From `filters` and `where` of a document to one condition tree. Knows no datasource: types are checked by the
+planner.
 
 `null` among a filter's values means "or has no value": nothing else in a question can equal null.
 """

@@ -1,8 +1,8 @@
 """Where a page of raw rows ended, as an opaque text, and the condition that the next page starts with.
 
-Rows have a total order: what the question orders by, then the event time, then the event's identity. A cursor holds that
-key of the last row, and how many rows with exactly that key were given: what arrives later falls into its own place and
-neither repeats nor hides a row. Nulls come last in either direction.
+Rows have a total order: what the question orders by, then the event time, then the event's identity. A cursor holds
+that key of the last row, and how many rows with exactly that key were given: what arrives later falls into its own
+place and neither repeats nor hides a row. Nulls come last in either direction.
 """
 
 from __future__ import annotations

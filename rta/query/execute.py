@@ -8,7 +8,7 @@ several rows become an estimate is `rta.query.combine`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -135,7 +135,10 @@ class Rows:
         return [(s, s.block.lists(column)) for s in self.slices]
 
 
-def _join(parts: Sequence[npt.NDArray[np.generic]], empty: type[np.generic]) -> npt.NDArray[np.generic]:  # type: ignore[type-var]
+_Number = TypeVar("_Number", bound=np.generic)
+
+
+def _join(parts: Sequence[npt.NDArray[_Number]], empty: type[_Number]) -> npt.NDArray[_Number]:
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts) if parts else np.zeros(0, empty)
@@ -177,7 +180,7 @@ def _group(plan: Plan, rows: Rows, selected: Longs | None) -> tuple[Keys, Groups
         codes_of, groups = _dense(parts, sizes, combinations)
     else:
         groups = group_rows([readable(p.astype(np.int64)) for p in parts], count)
-        codes_of = [p[groups.first_row] for p in parts]
+        codes_of = [p[groups.first_row].astype(np.int32, copy=False) for p in parts]
     if plan.query.granularity.unit is Unit.ALL:
         return Keys(np.zeros(groups.number, np.int64), codes_of), groups
     return Keys(starts[codes_of[0]], codes_of[1:]), groups
@@ -260,7 +263,7 @@ def _taken(column: NumberColumn, selected: Longs | None) -> NumberColumn:
     return NumberColumn(readable(column.values[selected]), readable(valid))
 
 
-def _sum(column: NumberColumn, selected: Longs | None, groups: Groups) -> npt.NDArray[np.generic]:
+def _sum(column: NumberColumn, selected: Longs | None, groups: Groups) -> npt.NDArray[Any]:
     values, valid = _taken(column, selected)
     fold = sum_longs if values.dtype == np.int64 else sum_doubles
     return fold(values, valid, groups.of_row, groups.number)

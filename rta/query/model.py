@@ -92,8 +92,8 @@ class Unit(StrEnum):
 class Granularity:
     """The time step of the answer's rows: `count` units, counted on the clock of the question's time zone.
 
-    Steps of milliseconds start at multiples of themselves after local midnight 1970-01-01 (for what divides a day: after
-    every midnight), days likewise, 7 days on Mondays, months in January of the year 1.
+    Steps of milliseconds start at multiples of themselves after local midnight 1970-01-01 (for what divides a day:
+    after every midnight), days likewise, 7 days on Mondays, months in January of the year 1.
     """
 
     unit: Unit

@@ -251,7 +251,11 @@ def _parse_metric(entry: object, index: int) -> Metric:
 
 
 def _refuse_foreign_keys(entry: Mapping[str, Any], kind: QueryMetricType, where: str) -> None:
-    owners = {"q": (QueryMetricType.QUANTILE,), "percentile": (QueryMetricType.QUANTILE,), "k": (QueryMetricType.TOP,)}
+    owners: dict[str, tuple[QueryMetricType, ...]] = {
+        "q": (QueryMetricType.QUANTILE,),
+        "percentile": (QueryMetricType.QUANTILE,),
+        "k": (QueryMetricType.TOP,),
+    }
     owners["exact"] = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE, QueryMetricType.TOP)
     for key, kinds in owners.items():
         if entry.get(key) is not None and kind not in kinds and not (key == "exact"):

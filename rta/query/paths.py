@@ -1,8 +1,8 @@
 """Values behind paths into JSON text, as columns of a frame: four of them per path.
 
-Owns their names; the reading of JSON is `rta.events.paths`'s. Per path there are the
-text of whatever stands there (texts as they are, everything else as JSON), the number where it is a number, the truth value
-where it is one, and the JSON; all null where nothing or null is.
+Owns their names; the reading of JSON is `rta.events.paths`'s. Per path there are the text of whatever stands there
+(texts as they are, everything else as JSON), the number where it is a number, the truth value where it is one, and the
+JSON; all null where nothing or null is.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def values_at(texts: pl.Series, path: tuple[str, ...]) -> tuple[pl.Series, pl.Se
     """Text, number, truth value and JSON at a path in each JSON text."""
     from rta.events.paths import Kind, extract
 
-    found = extract(texts.to_arrow(compat_level=pl.CompatLevel.oldest()), path)
+    # Arrow leaves open what stands behind a null; an empty text has nothing at any path.
+    found = extract(texts.fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest()), path)
     strings, numbers = pl.Series(found.strings), pl.Series(found.numbers)
     kinds = pl.Series(found.kind)
     truths = pl.select(pl.when(kinds == Kind.BOOLEAN).then(strings == "true")).to_series()

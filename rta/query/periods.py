@@ -2,9 +2,10 @@
 
 Owns the texts; the arithmetic of steps on a zone's clock is `rta.query.time`'s. `now` is an argument.
 
-A relative range is widened outwards so that rollups can answer it and equal questions share an answer: `last 15m` starts
-with the whole step that it falls into (the granularity's, or a minute; a second where less than a minute is asked for)
-and ends with the minute (or second) that is running. Calendar words mean whole calendar steps: `today` ends tonight.
+A relative range is widened outwards so that rollups can answer it and equal questions share an answer: `last 15m`
+starts with the whole step that it falls into (the granularity's, or a minute; a second where less than a minute is
+asked for) and ends with the minute (or second) that is running. Calendar words mean whole calendar steps: `today` ends
+tonight.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """From a question to a plan: what its names mean, its absolute time range, and the coarsest table that answers exactly.
 
 A rollup answers exactly if its dimensions hold every field that is grouped by and compared, if each metric follows from
-one of its own, if every step and both ends of the range are multiples of its grain, and if it keeps its rows as far back
-as the question reaches (or as the raw table does). Sketched metrics count as exact unless the question says `exact`.
-Reads nothing: what a table holds is the executors' business.
+one of its own, if every step and both ends of the range are multiples of its grain, and if it keeps its rows as far
+back as the question reaches (or as the raw table does). Sketched metrics count as exact unless the question says
+`exact`. Reads nothing: what a table holds is the executors' business.
 """
 
 from __future__ import annotations

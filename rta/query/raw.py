@@ -1,7 +1,8 @@
 """Answering an aggregated question from raw events, exactly. Frames in, an answer out; no I/O.
 
 The frames may be lazy: only the plan's columns are read, conditions over columns are pushed down to them, and the rest
-(conditions on paths into JSON text) comes after. polars does the work; where and with how much memory is the caller's business.
+(conditions on paths into JSON text) comes after. polars does the work; where and with how much memory is the caller's
+business.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def _all(parts: list[Condition]) -> Condition | None:
 def _step(plan: Plan) -> pl.Expr:
     step, zone = plan.query.granularity, plan.query.timezone
     stamps = pl.col(TIME).dt.epoch("ms")
-    offset = constant_offset(zone, plan.start_ms, plan.end_ms) if zone != "UTC" else 0
+    offset = constant_offset(zone, plan.start_ms, plan.end_ms)
     if step.unit is Unit.MS and offset is not None and 86_400_000 % step.count == 0:
         local = stamps + offset
         return local - local % step.count - offset
@@ -228,8 +229,7 @@ def _ranked(column: pl.Expr, k: int) -> pl.Expr:
     entry = pl.element().struct
     by = [entry.field("count"), entry.field("value")]
     order = pl.element().sort_by(by, descending=[True, False]).head(k)
-    entries = column.list.eval(order).list.eval(pl.struct(entry.field("value"), entry.field("count").cast(pl.Int64)))
-    return entries
+    return column.list.eval(order).list.eval(pl.struct(entry.field("value"), entry.field("count").cast(pl.Int64)))
 
 
 __all__ = ["Frame", "column_types", "matching", "run_raw"]

@@ -3,9 +3,10 @@
 Owns the arithmetic with daylight saving. Source of the zones' rules: the IANA database (`zoneinfo`). Vectorised over
 int64 milliseconds since 1970 UTC; nothing here reads a clock.
 
-A step is counted in local time: its start is the local time floored to the step, read back in the zone. Where a step would
-start inside the hour that a change of the clock skips, it starts at the change; where local midnight happens twice, the
-day starts at the first. Steps below a day follow the running clock, so that the hour which a change repeats is two hours.
+A step is counted in local time: its start is the local time floored to the step, read back in the zone. Where a step
+would start inside the hour that a change of the clock skips, it starts at the change; where local midnight happens
+twice, the day starts at the first. Steps below a day follow the running clock, so that the hour which a change repeats
+is two hours.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def next_start(start_ms: int, step: Granularity, zone: str) -> int:
 
 
 def constant_offset(zone: str, low_ms: int, high_ms: int) -> int | None:
-    """The zone's offset from UTC in ms where it is the same in the whole range, else None."""
+    """The zone's offset from UTC in ms where it is the same in the whole range, else (or beyond 10 years) None."""
+    if high_ms - low_ms > _YEARS_LOOKED_THROUGH_MS and zone not in _FIXED:
+        return None
     _, offsets = _clock(zone, low_ms, high_ms)
     return int(offsets[0]) if len(offsets) == 1 else None
 
@@ -133,9 +136,9 @@ def _to_utc(local: Longs, at: npt.NDArray[np.intp], changes: Longs, offsets: Lon
 
 def _clock(zone: str, low_ms: int, high_ms: int) -> tuple[Longs, Longs]:
     """Instants in the range at which the zone's clock changes, and its offsets before, between and after them."""
-    if zone in ("UTC", "Etc/UTC", "GMT"):
+    if zone in _FIXED:
         return _NO_CHANGES, _ZERO_OFFSET
-    low = max(_year_of(low_ms) - 1, 1)
+    low = max(_year_of(low_ms) - 1, 2)
     high = min(_year_of(high_ms) + 1, 9998)
     changes, offsets = _changes(zone, low, high)
     if len(changes) == 0:
@@ -145,6 +148,8 @@ def _clock(zone: str, low_ms: int, high_ms: int) -> tuple[Longs, Longs]:
     return changes[first:last], offsets[first : last + 1]
 
 
+_FIXED = frozenset({"UTC", "Etc/UTC", "GMT"})
+_YEARS_LOOKED_THROUGH_MS = 10 * 366 * DAY_MS
 _NO_CHANGES: Longs = np.zeros(0, np.int64)
 _ZERO_OFFSET: Longs = np.zeros(1, np.int64)
 

@@ -1,9 +1,10 @@
-"""What a condition means: over raw columns as a polars expression, over a rollup's dimensions as tables of their values.
+"""What a condition means: over raw columns as a polars expression, over a rollup's dimensions as tables of their
+values.
 
-Three truths as in SQL: a comparison with a field that is null is neither true nor false, `not` leaves it so, and only rows
-for which the whole condition is true are taken. So `ne` and `not` leave out events that lack the field; ask for them with
-`is_null`. Comparisons of texts are by code point. `like` knows `%`, `_` and `\\` before either; `regex` finds a match
-anywhere (Rust's syntax). On `string[]` a condition is true if it is true of one entry.
+Three truths as in SQL: a comparison with a field that is null is neither true nor false, `not` leaves it so, and only
+rows for which the whole condition is true are taken. So `ne` and `not` leave out events that lack the field; ask for
+them with `is_null`. Comparisons of texts are by code point. `like` knows `%`, `_` and `\\` before either; `regex` finds
+a match anywhere (Rust's syntax). On `string[]` a condition is true if it is true of one entry.
 
 In JSON text behind a path a number compares with numbers only, a truth value with truth values, a text with the text of
 whatever stands there.
@@ -28,7 +29,7 @@ from rta.query.paths import number_key, text_key, truth_key
 from rta.query.periods import parse_instant_ms
 
 if TYPE_CHECKING:
-    from rta.query.block import Dictionary  # brings numba, which scans of raw events do without
+    from rta.query.block import Dictionaries, Dictionary  # brings numba, which scans of raw events do without
 
 Flags = npt.NDArray[np.bool_]
 _ORDERED = (Op.LT, Op.LTE, Op.GT, Op.GTE)
@@ -69,7 +70,7 @@ class Dimensions:
     def __init__(
         self,
         codes: Callable[[str], npt.NDArray[np.int32]],
-        dictionaries: Mapping[str, Dictionary],
+        dictionaries: Dictionaries,
         fields: Mapping[str, Field],
     ) -> None:
         self._codes = codes
@@ -141,6 +142,8 @@ def _expression(compare: Compare, field: Field) -> pl.Expr:
     if field.type is ColumnType.TIMESTAMP:
         column = column.dt.epoch("ms")
         return _scalar(column, op, tuple(_instant_ms(v) for v in values))
+    if field.type is ColumnType.DOUBLE:
+        values = tuple(float(v) for v in values)
     return _scalar(column, op, values)
 
 
@@ -151,7 +154,7 @@ def _path_expression(compare: Compare, field: Field) -> pl.Expr:
         return text.is_null() if values[0] else text.is_not_null()
     kinds: list[tuple[str, tuple[Value, ...]]] = [
         (truth_key(field), tuple(v for v in values if isinstance(v, bool))),
-        (number_key(field), tuple(v for v in values if isinstance(v, int | float) and not isinstance(v, bool))),
+        (number_key(field), tuple(float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool))),
         (text_key(field), tuple(v for v in values if isinstance(v, str))),
     ]
     present = pl.col(text_key(field)).is_not_null()

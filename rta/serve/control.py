@@ -101,5 +101,3 @@ class StoreDefinitions:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names) or 'none'}"
         return NotFoundError(f"no datasource '{name[:80]}'", hint)
-
-

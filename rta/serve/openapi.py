@@ -37,7 +37,6 @@ INGEST_STATUSES = {
 SWAGGER_ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
-    "favicon.png": "image/png",
 }
 
 

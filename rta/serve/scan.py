@@ -1,8 +1,8 @@
 """The pool of scan workers: where questions run that read raw events.
 
 Owns the processes: started when first needed, kept warm, killed when a question's time is over, when its client is gone
-or when it takes too much memory, and replaced. What a worker does is `rta.serve.scan_worker`'s. polars can't be stopped or
-bounded from inside, therefore processes.
+or when it takes too much memory, and replaced. What a worker does is `rta.serve.scan_worker`'s. polars can't be stopped
+or bounded from inside, therefore processes.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class ScanPool:
         self._memory_bytes = memory_bytes
         self._threads = threads or max(1, (os.cpu_count() or 2) // 2)
         self._idle: list[_Worker] = []
+        self._workers: set[_Worker] = set()
         self._slots = asyncio.Semaphore(workers)
         self._waiting = 0
         self._closed = False
-        self._lock = asyncio.Lock()
 
     async def scan(
         self,
@@ -83,11 +83,21 @@ class ScanPool:
                 f"the query took longer than {time_limit_s:.1f} s reading raw events", NARROWER
             ) from error
 
+    @property
+    def pids(self) -> list[int]:
+        """Processes that are alive, busy or not."""
+        return sorted(w.pid for w in self._workers if w.alive)
+
+    async def warm_up(self) -> None:
+        """Start a worker, so that the first question does not wait for it (about a second)."""
+        async with self._worker():
+            pass
+
     async def close(self) -> None:
-        """End all workers."""
+        """End all workers, the busy ones too."""
         self._closed = True
-        workers, self._idle = self._idle, []
-        for worker in workers:
+        self._idle = []
+        for worker in list(self._workers):
             await worker.kill()
 
     @asynccontextmanager
@@ -103,7 +113,7 @@ class ScanPool:
         finally:
             self._waiting -= 1
         try:
-            worker = self._idle.pop() if self._idle else await _Worker.start(self._memory_bytes, self._threads)
+            worker = await self._take()
             async with worker.killed_on_failure():
                 yield worker
             if self._closed or not worker.alive:
@@ -112,6 +122,18 @@ class ScanPool:
                 self._idle.append(worker)
         finally:
             self._slots.release()
+
+
+    async def _take(self) -> _Worker:
+        """One that waits, else a new one; those that died meanwhile are forgotten."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive:
+                return worker
+            self._workers.discard(worker)
+        worker = await _Worker.start(self._memory_bytes, self._threads)
+        self._workers = {w for w in self._workers if w.alive} | {worker}
+        return worker
 
 
 class _Worker:
@@ -136,6 +158,10 @@ class _Worker:
         async with worker.killed_on_failure(), asyncio.timeout(START_S):
             await worker.read()
         return worker
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:

@@ -1,7 +1,7 @@
 """A question for a scan worker, what comes back, and how it is answered there: files and hot rows in, bytes out.
 
-Everything that crosses the pipe is defined here, so that both sides know it by one name. Runs in `rta.serve.scan_worker`'s
-process, small questions without files in the replica itself.
+Everything that crosses the pipe is defined here, so that both sides know it by one name. Runs in
+`rta.serve.scan_worker`'s process, small questions without files in the replica itself.
 """
 
 from __future__ import annotations

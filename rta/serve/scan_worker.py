@@ -1,8 +1,9 @@
 """A scan worker: a process of its own that answers one question after the other from raw events.
 
-Started by `rta.serve.scan` as `python -m rta.serve.scan_worker`; talks over its standard input and output in frames of 8
-bytes of length and a pickle. Its address space is bounded, so that a question that needs too much memory ends here and
-nowhere else; a question whose time is over is ended from outside, or by the kernel's alarm should the parent be gone.
+Started by `rta.serve.scan` as `python -m rta.serve.scan_worker`; talks over its standard input and output in frames of
+8 bytes of length and a pickle. Its address space is bounded, so that a question that needs too much memory ends here
+and nowhere else; a question whose time is over is ended from outside, or by the kernel's alarm should the parent be
+gone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Questions answered end to end: parse, view, plan, cache, execute, reply.
 
-Owns the time limit over all of it, the cache of finished answers and that equal questions under way are computed once. An
-answer's cache key and ETag are the plan with its absolute range, the definition's version and the part of the view that the
-plan reads: the files in range and, where rows beyond them are in range, the view's position. So a cached answer is never
-stale and needs no expiry. Knows no HTTP: `rta.serve.query` does.
+Owns the time limit over all of it, the cache of finished answers and that equal questions under way are computed once.
+An answer's cache key and ETag are the plan with its absolute range, the definition's version and the part of the view
+that the plan reads: the files in range and, where rows beyond them are in range, the view's position. So a cached
+answer is never stale and needs no expiry. Knows no HTTP: `rta.serve.query` does.
 """
 
 from __future__ import annotations

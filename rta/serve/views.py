@@ -199,9 +199,7 @@ class FolderViews:
         for path, partitions in wanted.items():
             key = (path, tuple(partitions))
             known = self._states.get(key)
-            found[key] = known or state_rows(
-                load_state(self._store, self._folder, path), partitions, self.datasource
-            )
+            found[key] = known or state_rows(load_state(self._store, self._folder, path), partitions, self.datasource)
         self._states = found
         return tuple(found.values())
 

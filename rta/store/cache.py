@@ -1,7 +1,8 @@
 """Rollup files kept decoded in memory, so that a small question reads no file.
 
-Files are immutable, so a path is a key and nothing is ever stale. Owns the bound on memory and what is let go first (what
-was asked for longest ago). The form of the rows is `rta.query.block`'s; which files a question needs is the view's word.
+Files are immutable, so a path is a key and nothing is ever stale. Owns the bound on memory and what is let go first
+(what was asked for longest ago). The form of the rows is `rta.query.block`'s; which files a question needs is the
+view's word.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class FileCache:
     """Decoded rollup files of all datasources. Safe for threads.
 
     Args:
-        bytes_max: Bound on the estimated memory of blocks and dictionaries together. A single question may pass it while
+        bytes_max: Bound on the estimated memory of blocks and dictionaries together. A single question may pass it
+        while
             it runs: what it reads is its own.
     """
 

@@ -8,7 +8,7 @@ have covered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from rta.errors import NotFoundError
 from rta.events.schemas import Datasource, Grain
 from rta.store import jobs
+from rta.store import layout
 from rta.store.compact import Compactor, Merge, choose_files
 from rta.store.delta_log import DeltaLog, NewCommit, TableState
 from rta.store.expired import note_expired, read_expired
@@ -181,7 +182,11 @@ class Maintenance:
         )
 
     def _expire(self, table: str, covered: int, now_ms: int) -> MaintenanceReport | None:
-        """Take whole dates that have left the table's retention out of the Delta table, and count the rows."""
+        """Take files of whole dates that have left the table's retention out of the Delta table, and count the rows.
+
+        A file also stays for the retention's length after it was written: history that is loaded today is not gone
+        tomorrow because it is old.
+        """
         log = self._projection.log(table)
         if log.refresh().version < 0:
             return None
@@ -190,7 +195,8 @@ class Maintenance:
         if kept_ms is None:
             return None
         oldest = datetime.fromtimestamp((now_ms - kept_ms) / 1000, UTC).date().isoformat()
-        old = [file for file in self._covered_files(table, covered) if file.date < oldest][:EXPIRED_FILES_MAX]
+        dated = [file for file in self._covered_files(table, covered) if file.date < oldest]
+        old = self._written_before(table, dated, now_ms - kept_ms)[:EXPIRED_FILES_MAX]
         if not old:
             return None
 
@@ -203,6 +209,13 @@ class Maintenance:
             return None
         self._count_expired(log)
         return MaintenanceReport("expire", table, files_in=len(old), rows=sum(file.rows for file in old))
+
+    def _written_before(self, table: str, files: Sequence[FileRef], before_ms: int) -> list[FileRef]:
+        folder = self._datasource.folder
+        dates = sorted({file.date for file in files})
+        listed = (info for date in dates for info in self._store.list(layout.table_file(folder, table, f"date={date}")))
+        early = {info.key for info in listed if info.modified_ms < before_ms}
+        return [file for file in files if layout.table_file(folder, table, file.path) in early]
 
     def _count_expired(self, log: DeltaLog) -> None:
         """Add what the table's own commits say; each commit once, whatever crashed in between."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROW_GROUP_ROWS = 131_072
 ZSTD_LEVEL = 1
-"""Level 3 saves 3 % of the bytes and costs half as much CPU again."""
+"""Level 3 costs a quarter more CPU and saves nothing on ids, which are most of the bytes (`benchmarks/commit.py`)."""
 SAMPLE_ROWS = 4096
 DISTINCT_SHARE_MAX = 0.5
 """Above this share of distinct values in a sample a dictionary only costs."""

@@ -77,9 +77,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/datasources":
-            self._answer(200, [{"name": name} for name in self.fake.datasources])
+            self._answer(200, {"datasources": [{"name": name} for name in self.fake.datasources]})
         elif self.path == "/v1/status":
-            self._answer(200, {"version": "1", "lag_ms": 12, "actors": [{"name": "aggregator-0", "restarts": 1}]})
+            lag = {"lag_ms": 12, "events_folded": 1}
+            self._answer(200, {"datasources": {"events": lag}, "actors": {"aggregator-0": {"restarts": 1}}, "log": {}})
+        elif self.path == "/v1/ledger":
+            self._answer(200, {"lost": 0, "datasources": {"events": {"lost": 0, "duplicated": 0}}})
         else:
             self._answer(404, {"error": "not_found", "message": f"no such path '{self.path}'", "hint": ""})
 

@@ -153,7 +153,9 @@ def test_status_is_a_table_or_json(server: FakeServer, capsys: pytest.CaptureFix
     assert cli.main(["status", "--url", server.url]) == 0
     assert "aggregator-0" in capsys.readouterr().out
     assert cli.main(["status", "--url", server.url, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["lag_ms"] == 12
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["datasources"]["events"]["lag_ms"] == 12
+    assert shown["ledger"]["events"]["lost"] == 0
 
 
 def test_the_address_comes_from_the_settings(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

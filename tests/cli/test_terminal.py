@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rta.terminal import cell, show_document, show_rows
+from rta.terminal import cell, show_rows, show_status
 
 
 @pytest.mark.parametrize(
@@ -22,14 +22,19 @@ def test_data_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) ->
     assert "\\x1b[2J[red]gone[/red]\\x07" in shown
 
 
-def test_a_document_shows_plain_values_and_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    show_document({"lag_ms": 5, "actors": [{"name": "a", "restarts": 2}], "datasources": {"events": {"rows": 7}}})
+def test_status_shows_lag_restarts_and_what_was_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {
+        "actors": {"aggregator-0": {"alive": True, "restarts": 2, "reason": "did not answer for 10 s"}},
+        "datasources": {"events": {"events_folded": 12345, "lag_ms": 7, "watermark_ms": 1_767_225_600_000}},
+        "log": {"alive": True, "topics": {"events.1": {"bytes": 1}}},
+    }
+    show_status(document, {"events": {"lost": 3, "duplicated": 0}})
     shown = capsys.readouterr().out
-    for word in ("lag_ms", "actors", "restarts", "datasources", "events", "rows", "7"):
+    for word in ("aggregator-0", "did not answer for 10 s", "12,345", "2026-01-01 00:00:00", "lost", "3"):
         assert word in shown
 
 
-def test_no_rows_are_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_show_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     show_rows([])
-    show_document({})
+    show_status({}, {})
     assert "Traceback" not in capsys.readouterr().out

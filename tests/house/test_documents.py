@@ -130,7 +130,7 @@ def test_the_demo_data_is_what_it_says() -> None:
 
 
 def test_every_dependency_is_pinned_and_allowed() -> None:
-    pins = {}
+    pins: dict[str, str] = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             name, _, version = line.partition("==")
@@ -139,9 +139,9 @@ def test_every_dependency_is_pinned_and_allowed() -> None:
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     for text in wanted:
         requirement = Requirement(text)
-        version = pins.get(canonicalize_name(requirement.name))
-        assert version is not None, f"{requirement.name} is not in constraints.txt"
-        assert requirement.specifier.contains(version), f"{text} against {version}"
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement.name} is not in constraints.txt"
+        assert requirement.specifier.contains(pin), f"{text} against {pin}"
     assert requires("ray") is not None
 
 

@@ -129,11 +129,12 @@ def test_no_exception_is_swallowed_unnamed() -> None:
 
 
 def test_only_the_settings_read_the_environment() -> None:
+    """But for `launch`, which hands Ray and the engines their variables that way."""
     reading = re.compile(r"os\.getenv|os\.environ(\.get\(|\[[^\]]+\](?!\s*=))")
     found = [
         f"{where(path)}:{number}"
         for path in modules("rta")
-        if path != ROOT / "rta" / "config.py"
+        if path not in (ROOT / "rta" / "config.py", ROOT / "rta" / "launch.py")
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if reading.search(line)
     ]

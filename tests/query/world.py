@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def build_world(folder: Path, cuts: Sequence[int] = (15_000, 30_000)) -> World:
     store = LocalStore(folder)
     rows = wikipedia.raw_rows()
     bounds = [0, *cuts, rows.num_rows]
-    pieces = [rows.slice(a, b - a) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    pieces = [rows.slice(a, b - a) for a, b in pairwise(bounds)]
     source = wikipedia.datasource()
     files: dict[str, list[FileRef]] = {"events": []}
     for number, piece in enumerate(pieces[:-1]):

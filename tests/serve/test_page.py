@@ -27,7 +27,6 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("/page.js", "text/javascript"),
         ("/charts.js", "text/javascript"),
         ("/page.css", "text/css"),
-        ("/favicon.svg", "image/svg+xml"),
         ("/docs", "text/html"),
         ("/docs/start.js", "text/javascript"),
         ("/docs/swagger-ui-bundle.js", "text/javascript"),
@@ -46,6 +45,8 @@ async def test_every_file_is_served_with_its_type(client: httpx.AsyncClient, pat
 async def test_a_page_refers_only_to_files_that_are_served(client: httpx.AsyncClient, path: str) -> None:
     text = (await client.get(path)).text
     for reference in re.findall(r'(?:src|href)="([^"#]+)"', text):
+        if reference.startswith("data:image/"):
+            continue
         assert "//" not in reference
         assert (await client.get("/" + reference)).status_code == 200, reference
 

@@ -88,7 +88,7 @@ def test_time_range_is_half_open_and_other_files_are_not_opened(tmp_path: Path) 
     store.put(layout.table_file(FOLDER, "events", files[2].path), b"broken")
     frame = read_files(store, FOLDER, files, SCHEMA, ["page"], (START_MS + 1, START_MS + 11))
     assert frame["page"].to_list() == [f"p{START_MS + t}" for t in (1, 2, 10)]
-    assert read_files(store, FOLDER, [], SCHEMA).schema == frame.clear().schema or frame.columns == ["page"]
+    assert read_files(store, FOLDER, [], SCHEMA, ["page"]).schema == frame.schema
     assert scan_files(store, FOLDER, [], SCHEMA).collect().height == 0
 
 

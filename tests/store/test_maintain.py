@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -290,8 +291,15 @@ def test_sweep_by_anybody_but_the_writer_of_the_newest_manifest_takes_nothing() 
     world = house.world
     world.part(5)
     sweep = Sweep(world.store, world.folder, 2, GRACE_MS)
+    named = msgspec.structs.replace(world.assignment(generation=2), coordinator=2)
+    for at_ms in (0, 10**9):
+        assert sweep.step(EVENTS, named, world.now_ms + at_ms).deleted == []
+    world.commit(generation=2)
     for at_ms in (0, 10**9):
         assert sweep.step(EVENTS, world.assignment(generation=2), world.now_ms + at_ms).deleted == []
+    for at_ms in (0, 10**9):
+        deleted = sweep.step(EVENTS, named, world.now_ms + at_ms).deleted
+    assert len(deleted) == 1
 
 
 def test_old_states_go_when_no_recent_manifest_names_them() -> None:

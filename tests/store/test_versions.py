@@ -96,6 +96,18 @@ def test_view_beyond_the_table_takes_the_newer_version_when_it_comes() -> None:
     assert len(reader.files_at(EVENTS, 5)) == 2
 
 
+def test_compaction_is_seen_with_the_next_manifest() -> None:
+    world = World(MemoryStore())
+    keeper = DeltaProjection(world.store, world.folder, world.datasource)
+    reader = versions(world)
+    world.epochs(4, rows=2)
+    keeper.advance(world.manifests, 4, 0)
+    assert len(reader.files_at(EVENTS, 4)) == 4
+    compact_all(world, keeper)
+    world.epochs(1, rows=2)
+    assert len(reader.files_at(EVENTS, 5)) == 2
+
+
 def test_a_new_manifest_costs_no_listing_and_few_gets() -> None:
     world = World(MemoryStore())
     keeper = DeltaProjection(world.store, world.folder, world.datasource)

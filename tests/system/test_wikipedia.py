@@ -73,7 +73,7 @@ def test_sums_of_added_and_deleted(wikipedia: Running, oracle: pl.DataFrame) -> 
     channel=st.sampled_from([None, "#en.wikipedia", "#vi.wikipedia", "#de.wikipedia"]),
     robot=st.sampled_from([None, True, False]),
 )
-def test_drawn_questions_equal_polars_on_the_file(
+def test_drawn_questions_equal_polars_on_the_file(  # noqa: PLR0913 - two fixtures and what is drawn
     wikipedia: Running,
     oracle: pl.DataFrame,
     hours: tuple[int, int],

@@ -23,7 +23,6 @@ FILES = {
     "/page.js": ("page.js", SCRIPT),
     "/charts.js": ("charts.js", SCRIPT),
     "/page.css": ("page.css", STYLE),
-    "/favicon.svg": ("favicon.svg", "image/svg+xml"),
     "/docs": ("docs.html", HTML),
     "/docs/start.js": ("docs.js", SCRIPT),
 }

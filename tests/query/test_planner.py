@@ -1,0 +1,122 @@
+"""Which table answers: the coarsest that is exact, and what is said of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from rta.errors import InvalidQueryError
+from rta.events.schemas import Grain, Retention
+from rta.query.parse import parse_query
+from rta.query.planner import Plan, explain, plan
+from tests.query import wikipedia
+from tests.query.wikipedia import NOW_MS, planned
+
+COUNT = {"name": "n", "type": "count"}
+DAY_MS = 86_400_000
+
+
+def asked(**more: Any) -> Plan:
+    return planned({"metrics": [COUNT], **more})
+
+
+@pytest.mark.parametrize(
+    ("document", "table"),
+    [
+        ({}, "rollup_daily_day"),
+        ({"group_by": ["channel"], "granularity": "week"}, "rollup_daily_day"),
+        ({"granularity": "hour"}, "rollup_hourly_hour"),
+        ({"granularity": "day", "timezone": "Europe/Berlin"}, "rollup_hourly_hour"),
+        ({"granularity": "day", "timezone": "Asia/Kolkata"}, "rollup_edits_minute"),
+        ({"granularity": "second"}, "events"),
+        ({"granularity": "PT90S"}, "events"),
+        ({"filters": {"isRobot": True}}, "rollup_hourly_hour"),
+        ({"where": {"not": {"field": "countryName", "op": "is_null"}}}, "rollup_edits_minute"),
+        ({"filters": {"user": "A"}}, "events"),
+        ({"where": {"field": "time", "op": "gt", "value": 0}}, "events"),
+        ({"group_by": ["page"]}, "events"),
+        ({"group_by": ["some.thing"]}, "events"),
+        ({"time_range": "2015-09-12T00:00:00Z/2015-09-13T00:00:00Z"}, "rollup_daily_day"),
+        ({"time_range": "2015-09-12T01:00:00Z/2015-09-13T00:00:00Z"}, "rollup_hourly_hour"),
+        ({"time_range": "2015-09-12T01:00:00Z/2015-09-12T02:01:00Z"}, "rollup_edits_minute"),
+        ({"time_range": "2015-09-12T01:00:00.001Z/2015-09-13T00:00:00Z"}, "events"),
+        ({"time_range": "last 15m"}, "rollup_edits_minute"),
+        ({"time_range": "today"}, "rollup_daily_day"),
+        ({"metrics": [{"type": "sum", "field": "added"}]}, "rollup_daily_day"),
+        ({"metrics": [{"type": "count", "field": "added"}]}, "rollup_daily_day"),
+        ({"metrics": [{"type": "avg", "field": "deleted"}]}, "rollup_hourly_hour"),
+        ({"metrics": [{"type": "quantile", "field": "delta", "q": 0.5}]}, "rollup_hourly_hour"),
+        ({"metrics": [{"type": "quantile", "field": "delta", "q": 0.5, "exact": True}]}, "events"),
+        ({"metrics": [{"type": "quantile", "field": "added", "q": 0.5}]}, "events"),
+        ({"metrics": [{"type": "unique_count", "field": "user"}]}, "rollup_hourly_hour"),
+        ({"metrics": [{"type": "unique_count", "field": "user", "exact": True}]}, "events"),
+        ({"metrics": [{"type": "unique_count", "field": "channel", "exact": True}]}, "rollup_daily_day"),
+        ({"metrics": [{"type": "top", "field": "page"}]}, "rollup_hourly_hour"),
+        ({"metrics": [{"type": "min", "field": "added"}]}, "events"),
+    ],
+)
+def test_the_coarsest_exact_table_is_chosen(document: dict[str, Any], table: str) -> None:
+    assert planned({"metrics": [COUNT], **document}).table == table
+
+
+def test_raw_rows_come_from_the_raw_table() -> None:
+    assert planned({"select": ["*"]}).table == "events"
+
+
+def test_a_rollup_does_not_answer_for_what_it_has_forgotten() -> None:
+    retention = Retention(events_ms=365 * DAY_MS, rollups_ms=dict.fromkeys(Grain, 30 * DAY_MS))
+    source = msgspec.structs.replace(wikipedia.datasource(), retention=retention)
+    query = parse_query({"datasource": "wikipedia", "metrics": [COUNT], "time_range": "last 60d"})
+    assert plan(query, source, NOW_MS).table == "events"
+    assert plan(query, source, NOW_MS, oldest_ms=NOW_MS - 29 * DAY_MS).table == "rollup_edits_minute"
+    recent = parse_query({"datasource": "wikipedia", "metrics": [COUNT], "time_range": "last 20d"})
+    assert plan(recent, source, NOW_MS).table == "rollup_edits_minute"
+
+
+def test_without_raw_events_what_no_rollup_answers_is_refused() -> None:
+    retention = Retention(events_ms=None)
+    source = msgspec.structs.replace(wikipedia.datasource(), retention=retention)
+    query = parse_query({"datasource": "wikipedia", "metrics": [COUNT], "group_by": ["user"]})
+    with pytest.raises(InvalidQueryError, match="keeps no raw events and no rollup answers"):
+        plan(query, source, NOW_MS)
+
+
+def test_explain_says_why_each_other_table_was_not_taken() -> None:
+    found = explain(asked(granularity="hour", filters={"isNew": True}))
+    assert found["table"] == "rollup_edits_minute"
+    reasons = {c["table"]: c["reason"] for c in found["considered"]}
+    assert reasons["rollup_daily_day"] == "'isNew' is not among its dimensions"
+    assert reasons["events"] == "'rollup_edits_minute' answers it"
+
+
+def test_equal_questions_have_equal_keys_and_others_do_not() -> None:
+    again = [asked(time_range="last 15m"), asked(time_range="2015-09-12T23:45:00Z/2015-09-13T00:01:00Z")]
+    assert again[0].key == again[1].key
+    others = [{}, {"limit": 5}, {"filters": {"channel": "a"}}, {"group_by": ["channel"]}, {"timezone": "Asia/Tokyo"}]
+    assert len({asked(**o).key for o in others}) == len(others)
+    changed = msgspec.structs.replace(wikipedia.datasource(), version=2)
+    query = parse_query({"datasource": "wikipedia", "metrics": [COUNT]})
+    assert plan(query, changed, NOW_MS).key != asked().key
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"metrics": [{"type": "sum", "field": "page"}]}, "the sum of 'page', which is string"),
+        ({"metrics": [{"type": "max", "field": "isNew"}]}, "the max of 'isNew', which is boolean"),
+        ({"metrics": [COUNT], "group_by": ["time"]}, "'group_by' names 'time'"),
+        ({"metrics": [COUNT], "group_by": ["n"]}, "two columns of the answer are called 'n'"),
+        ({"metrics": [{"type": "count", "name": "time"}], "granularity": "day"}, "called 'time'"),
+        ({"metrics": [COUNT], "order_by": "-m"}, "'order_by' names 'm'"),
+        ({"metrics": [{"type": "top", "field": "page", "name": "t"}], "order_by": "t"}, "a list of values"),
+        ({"select": ["*"], "order_by": "nothing.here"}, "can't be ordered by 'nothing.here'"),
+        ({"metrics": [COUNT], "table": "sessions"}, "has no table 'sessions'"),
+    ],
+)
+def test_what_the_datasource_does_not_have_is_refused(document: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidQueryError) as caught:
+        planned(document)
+    assert said in caught.value.message
+    assert caught.value.hint

@@ -1,0 +1,251 @@
+"""A question from its document to the reply: parts added, the cache, ETags, positions, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rta.config import LimitSettings, Settings
+from rta.errors import CorruptFileError, InvalidQueryError, NotFoundError, TimeLimitError
+from rta.query.answer import read_stream
+from rta.query.position import Position
+from rta.serve.ports import View
+from rta.serve.scan import ScanPool
+from rta.serve.service import AnswerCache, QueryService, Reply
+from rta.serve.scan_task import Finished
+from rta.store.cache import FileCache
+from rta.store.layout import table_file
+from tests.query import wikipedia
+from tests.query.world import World, build_world
+
+COUNT: dict[str, Any] = {"datasource": "wikipedia", "metrics": [{"name": "n", "type": "count"}]}
+OLD = {**COUNT, "time_range": "2015-09-12T00:00:00Z/2015-09-12T06:00:00Z"}
+
+
+class Asker:
+    """A service over the hand-made world, with its questions written short."""
+
+    def __init__(self, world: World, settings: Settings) -> None:
+        self.world = world
+        self.cache = FileCache(64 << 20)
+        self.scans = ScanPool(1 << 30, threads=1)
+        self.service = QueryService(world, world, self.cache, self.scans, settings, world.store)
+
+    async def __call__(self, document: dict[str, Any], etag: str | None = None, arrow: bool = False, after: str | None = None) -> Reply:
+        return await self.service.answer(document, after_header=after, if_none_match=etag, accept_arrow=arrow)
+
+    async def rows(self, document: dict[str, Any]) -> list[dict[str, Any]]:
+        found = json.loads((await self(document)).body)["rows"]
+        assert isinstance(found, list)
+        return found
+
+
+def run(folder: Path, scenario: Callable[[Asker], Awaitable[None]], world: World | None = None, **limits: Any) -> None:
+    async def whole() -> None:
+        asker = Asker(world or build_world(folder), Settings(limits=LimitSettings(**limits)))
+        try:
+            await scenario(asker)
+        finally:
+            await asker.service.close()
+            await asker.scans.close()
+
+    asyncio.run(whole())
+
+
+def test_files_and_what_lies_beyond_them_are_added(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        reply = await ask(COUNT)
+        body = json.loads(reply.body)
+        assert body["rows"] == [{"n": 39_244}]
+        assert (reply.status, reply.content_type) == (200, "application/json")
+        meta = body["meta"]
+        assert meta == reply.meta
+        assert meta["sources"] == ["rollup_daily_day", "hot"]
+        assert (meta["cached"], meta["complete"], meta["bounds"]) == (False, True, {})
+        assert (meta["row_limit"], meta["truncated"]) == (100_000, False)
+        assert meta["watermark"] == "2015-09-13T00:00:00.000Z"
+        assert meta["version"] == ask.world.view.version
+        raw = json.loads((await ask({**COUNT, "group_by": ["user"], "order_by": "-n", "limit": 1})).body)
+        assert raw["meta"]["sources"] == ["events", "hot"]
+        assert raw["meta"]["truncated"] is True
+
+    run(tmp_path, scenario)
+
+
+def test_an_equal_question_is_answered_from_the_cache_until_its_data_changes(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        first = await ask(COUNT)
+        second = await ask({**COUNT, "granularity": "all"})
+        assert second.meta["cached"] is True
+        assert second.etag == first.etag
+        assert json.loads(second.body)["rows"] == json.loads(first.body)["rows"]
+        assert (await ask(COUNT, etag=first.etag)).status == 304
+        assert (await ask(COUNT, etag=f'W/"x", {first.etag}')).status == 304
+        ask.world.view = dataclasses.replace(ask.world.view, hot=ask.world.view.hot.slice(0, 10), position=2)
+        third = await ask(COUNT, etag=first.etag)
+        assert third.status == 200
+        assert third.meta["cached"] is False
+        assert json.loads(third.body)["rows"] == [{"n": 30_010}]
+
+    run(tmp_path, scenario)
+
+
+def test_new_events_elsewhere_leave_the_answer_about_the_past_cached(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        first = await ask(OLD)
+        assert first.meta["sources"] == ["rollup_hourly_hour"]
+        ask.world.view = dataclasses.replace(ask.world.view, position=2)
+        again = await ask(OLD, etag=first.etag)
+        assert again.status == 304
+        assert (await ask(OLD)).meta["version"] == ask.world.view.version
+        assert (await ask(COUNT)).meta["cached"] is False
+
+    run(tmp_path, scenario)
+
+
+def test_equal_questions_under_way_are_computed_once(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        replies = await asyncio.gather(*(ask(COUNT) for _ in range(20)))
+        assert {r.body.partition(b',"meta"')[0] for r in replies} == {b'{"rows":[{"n":39244}]'}
+        assert ask.cache.misses == 2
+
+    run(tmp_path, scenario)
+
+
+def test_one_who_goes_away_does_not_take_the_answer_from_the_others(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        document = {**COUNT, "group_by": ["user"], "limit": 1}
+        tasks = [asyncio.create_task(ask(document)) for _ in range(2)]
+        while not ask.scans.pids:
+            await asyncio.sleep(0.005)
+        tasks[0].cancel()
+        assert (await tasks[1]).status == 200
+
+    run(tmp_path, scenario)
+
+
+def test_positions_of_the_question_and_the_header_both_hold(tmp_path: Path) -> None:
+    folder = wikipedia.datasource().folder
+    mine, theirs = (Position(folder, {p: ("log", 5)}) for p in (0, 1))
+
+    async def scenario(ask: Asker) -> None:
+        await ask({**COUNT, "after": mine.encode(), "max_staleness_ms": 0}, after=theirs.encode())
+        staleness_ms, after = ask.world.asked[-1]
+        assert staleness_ms == 0
+        assert after is not None
+        assert dict(after.offsets) == {0: ("log", 5), 1: ("log", 5)}
+
+    run(tmp_path, scenario)
+
+
+def test_an_arrow_answer_is_a_stream_of_the_same_rows(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        document = {**COUNT, "group_by": ["channel"], "granularity": "hour"}
+        arrow, text = await ask(document, arrow=True), await ask(document)
+        assert arrow.content_type == "application/vnd.apache.arrow.stream"
+        assert arrow.etag != text.etag
+        frame = read_stream(arrow.body)
+        assert frame.select("channel", "n").to_dicts() == [
+            {k: r[k] for k in ("channel", "n")} for r in json.loads(text.body)["rows"]
+        ]
+
+    run(tmp_path, scenario)
+
+
+def test_raw_rows_are_paged_to_the_end(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        document: dict[str, Any] = {"datasource": "wikipedia", "select": ["page"], "filters": {"channel": "#ca.wikipedia"}, "limit": 100}
+        pages = [json.loads((await ask(document)).body)]
+        while "next" in pages[-1]:
+            pages.append(json.loads((await ask({**document, "next": pages[-1]["next"]})).body))
+        found = sorted(r["page"] for p in pages for r in p["rows"])
+        channel = wikipedia.oracle()["channel"] == "#ca.wikipedia"
+        assert found == sorted(wikipedia.oracle().filter(channel)["page"].to_list())
+
+    run(tmp_path, scenario)
+
+
+def test_the_time_limit_covers_the_whole_question(tmp_path: Path) -> None:
+    class Stuck(World):
+        async def at(self, *_: Any) -> View:
+            await asyncio.Event().wait()
+            return self.view
+
+    built = build_world(tmp_path)
+
+    async def scenario(ask: Asker) -> None:
+        with pytest.raises(TimeLimitError, match=r"longer than 0\.1 s"):
+            await ask(COUNT)
+
+    run(tmp_path, scenario, Stuck(built.store, built.view), query_time=100)
+
+
+def test_the_row_limit_bounds_what_may_be_asked_for(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        reply = await ask({**COUNT, "group_by": ["channel"]})
+        assert len(json.loads(reply.body)["rows"]) == 7
+        assert (reply.meta["row_limit"], reply.meta["truncated"]) == (7, True)
+        with pytest.raises(InvalidQueryError, match="'limit' is 8"):
+            await ask({**COUNT, "limit": 8})
+
+    run(tmp_path, scenario, query_rows=7)
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        with pytest.raises(NotFoundError, match="no datasource 'wiki'"):
+            await ask({**COUNT, "datasource": "wiki"})
+        with pytest.raises(InvalidQueryError, match="has no table 'sessions'"):
+            await ask({**COUNT, "table": "sessions"})
+        file = ask.world.view.by_table["rollup_daily_day"][0]
+        path = Path(ask.world.store.uri(table_file(wikipedia.datasource().folder, file.table, file.path)))
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(CorruptFileError, match=file.path):
+            await ask(COUNT)
+
+    run(tmp_path, scenario)
+
+
+def test_explain_names_the_table_and_what_is_read(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        found = await ask.service.explain({**OLD, "group_by": ["user"]})
+        assert (found["table"], found["files"]) == ("events", 1)
+        assert found["rows"] == 15_000
+        assert found["bytes"] > 0
+
+    run(tmp_path, scenario)
+
+
+def test_the_cache_of_answers_lets_go_of_the_oldest() -> None:
+    cache = AnswerCache(100_000)
+    for number in range(20):
+        cache.put(bytes([number]), Finished(b"x" * 10_000, {}, False, None, 1))
+        cache.get(b"\0")
+    assert cache.bytes <= 100_000
+    assert cache.get(b"\0") is not None
+    assert cache.get(b"\1") is None
+    cache.put(b"huge", Finished(b"x" * 30_000, {}, False, None, 1))
+    assert cache.get(b"huge") is None
+
+
+def test_the_cache_of_files_stays_within_its_bound(tmp_path: Path) -> None:
+    world = build_world(tmp_path, tuple(range(2_000, 39_000, 2_000)))
+    source = wikipedia.datasource()
+    rollup = source.rollups[0]
+    files = world.view.by_table[rollup.table]
+    cache = FileCache(1 << 20)
+    dictionaries = cache.dictionaries(source, rollup)
+    blocks = cache.blocks(world.store, source, rollup, files, dictionaries)
+    assert sum(b.frame.height for b in blocks) == sum(f.rows for f in files)
+    assert cache.misses == len(files)
+    assert cache.bytes <= 1.25 * (1 << 20)
+    cache.blocks(world.store, source, rollup, files[-1:], dictionaries)
+    assert cache.hits == 1
+    cache.blocks(world.store, source, rollup, files[:1], dictionaries)
+    assert cache.misses == len(files) + 1
