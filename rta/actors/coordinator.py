@@ -25,7 +25,7 @@ from rta.errors import FencedError, RtaError
 from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin
 from rta.store.catalog import Catalog
-from rta.store.commit import genesis
+from rta.store.commit import genesis, next_manifest
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest, Part
 from rta.store.objects import ObjectStore
@@ -123,9 +123,15 @@ class Coordinator:
             return state.version
 
     def _ensure(self, datasource: Datasource) -> None:
-        """A topic and a first manifest, whichever of them is missing."""
+        """A topic and a first manifest, whichever of them is missing; for one that is there, a fence.
+
+        The fence is an empty manifest: what a stalled predecessor still has in hand for this number comes too late.
+        """
         manifests = ManifestLog(self._store, datasource.folder)
-        if manifests.newest() is not None:
+        newest = manifests.newest()
+        if newest is not None:
+            if newest.coordinator < self._ownership.generation:
+                manifests.put(next_manifest(newest, [], self._ownership.generation, _now_ms()))
             return
         partitions = self._log.create(datasource.folder, datasource.partitions)
         first = genesis(datasource, partitions, self._ownership.generation, _now_ms())
@@ -183,9 +189,13 @@ class Coordinator:
     def ledger(self, name: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
         """The ledger of one datasource, or the sum of all. Raises NotFoundError."""
         if name is not None:
-            return self._housekeeper.ledger(self._catalog.get(name), time_range_ms)
-        reports = {d.name: self._housekeeper.ledger(d, time_range_ms) for d in self._datasources.values()}
+            return self._ledger(self._catalog.get(name), time_range_ms)
+        reports = {d.name: self._ledger(d, time_range_ms) for d in self._datasources.values()}
         return together(reports)
+
+    def _ledger(self, datasource: Datasource, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
+        ends = self._watch.datasource(datasource.folder, datasource.partitions)["log_ends"]
+        return self._housekeeper.ledger(datasource, time_range_ms, {int(p): end for p, end in ends.items()})
 
     def removal(self, folder: str) -> dict[str, Any]:
         return self._housekeeper.removal(folder)

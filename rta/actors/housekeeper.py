@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ ROUND_S = 1.0
 PROJECT_S = 5.0
 """The Delta tables follow the manifests at most this late, many manifests in one commit when there are many."""
 PROJECT_MANIFESTS = 20
+PIECES_MAX = 8
 VIEW_HELD_MS = 30_000
 """Longest that a replica may answer from one view without a refresh."""
 
@@ -153,10 +154,16 @@ class Housekeeper:
             house.projected, house.projected_at = newest.number, time.monotonic()
         if not last:
             covered = min(house.projected, house.audit.through)
-            report = house.maintenance.step(now_ms, self._ownership.current, covered)
-            if report.kind != "idle":
-                house.report = {f"last_{report.kind}": msgspec.to_builtins(report), **house.report}
+            self._maintain(house, now_ms, covered)
         self._trim(house, newest, log)
+
+    def _maintain(self, house: _House, now_ms: int, covered: int) -> None:
+        """As many bounded pieces as are due, up to a limit, so that the other datasources get their turn."""
+        for _ in range(PIECES_MAX):
+            report = house.maintenance.step(now_ms, self._ownership.current, covered)
+            if report.kind == "idle" or self._stop.is_set():
+                return
+            house.report = {**house.report, f"last_{report.kind}": msgspec.to_builtins(report)}
 
     @staticmethod
     def _trim(house: _House, newest: Manifest, log: LogAdmin) -> None:
@@ -191,8 +198,10 @@ class Housekeeper:
             for house in self._houses.values()
         }
 
-    def ledger(self, datasource: Datasource, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
-        return self._house(datasource.folder).audit.ledger(time_range_ms)
+    def ledger(
+        self, datasource: Datasource, time_range_ms: tuple[int, int] | None, log_ends: Mapping[int, int]
+    ) -> dict[str, Any]:
+        return self._house(datasource.folder).audit.ledger(time_range_ms, dict(log_ends))
 
     def removal(self, folder: str) -> dict[str, Any]:
         return removal(self._store, self._house(folder).datasource)

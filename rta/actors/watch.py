@@ -131,6 +131,7 @@ class Watch:
         return {
             "watermarks_ms": {str(p): m for s in shards for p, m in s.watermarks_ms.items()},
             "offsets": {str(p): o for p, o in sorted(offsets.items())},
+            "log_ends": {str(p): e for s in shards for p, e in s.log_ends.items()},
             "lag_ms": max((s.lag_ms for s in shards), default=None),
             "pending_parts": sum(s.pending_parts for s in shards),
             "duplicates_dropped": sum(s.duplicates for s in shards),

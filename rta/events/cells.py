@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rta.events.frames import SURE, UNSURE
-from rta.events.simd import Bytes, copy, inlined, kernel
+from rta.events.simd import Bytes, as_int, copy, inlined, kernel
 from rta.events.tokens import ARRAY, ESCAPED, FALSE, FLOAT, INTEGER, NULL, STRING, TRUE, hex4, skip_space, skip_string
 
 AS_STRING, AS_LONG, AS_DOUBLE, AS_BOOLEAN, AS_TIMESTAMP, AS_STRINGS, AS_JSON = 0, 1, 2, 3, 4, 5, 6
@@ -74,7 +74,7 @@ class Texts(NamedTuple):
 
 
 @inlined
-def parse_long(buf: Bytes, start: int, length: int) -> tuple[np.int64, bool]:
+def parse_long(buf: Bytes, start: int, length: int) -> tuple[int, bool]:
     """A whole number, also one written with zeros behind a point; False when it is none or needs more than 64 bits."""
     end = start + length
     negative = buf[start] == 0x2D
@@ -84,16 +84,16 @@ def parse_long(buf: Bytes, start: int, length: int) -> tuple[np.int64, bool]:
     while pos < end and buf[pos] != 0x2E:
         c = buf[pos]
         if c < 0x30 or c > 0x39:
-            return np.int64(0), False
+            return as_int(0), False
         value = value * _TEN + np.uint64(c - 0x30)
         digits += 1
         pos += 1
     for i in range(pos + 1, end):
         if buf[i] != 0x30:
-            return np.int64(0), False
+            return as_int(0), False
     if digits > 19 or value > _LONG_MAX:
-        return np.int64(0), False
-    return (-np.int64(value) if negative else np.int64(value)), True
+        return as_int(0), False
+    return (-as_int(value) if negative else as_int(value)), True
 
 
 @inlined
@@ -129,7 +129,7 @@ def parse_double(buf: Bytes, start: int, length: int) -> tuple[float, bool]:
             return 0.0, False
         written = 0
         for i in range(pos, end):
-            written = written * 10 + np.int64(buf[i]) - 0x30
+            written = written * 10 + as_int(buf[i]) - 0x30
         power += sign * written
     if power < -22 or power > 22:
         return 0.0, False
@@ -143,7 +143,7 @@ def parse_digits(buf: Bytes, pos: int, count: int) -> int:
     """The number that `count` digits make, or something far below zero."""
     value = 0
     for i in range(count):
-        digit = np.int64(buf[pos + i]) - 0x30
+        digit = as_int(buf[pos + i]) - 0x30
         value = value * 10 + digit if 0 <= digit <= 9 else -1_000_000
     return value
 
@@ -206,7 +206,7 @@ def parse_iso(buf: Bytes, start: int, length: int) -> tuple[int, bool]:
             scale = 100
             begin = pos
             while pos < end and 0x30 <= buf[pos] <= 0x39:
-                milliseconds += scale * (np.int64(buf[pos]) - 0x30)
+                milliseconds += scale * (as_int(buf[pos]) - 0x30)
                 scale //= 10
                 pos += 1
             if pos == begin:
@@ -226,7 +226,7 @@ def parse_times(
 ) -> None:
     """Milliseconds of the texts of an Arrow array; `wrong` is set where one is no time."""
     for i in range(len(times)):
-        time, ok = parse_iso(buf, np.int64(offsets[i]), np.int64(offsets[i + 1] - offsets[i]))
+        time, ok = parse_iso(buf, as_int(offsets[i]), as_int(offsets[i + 1] - offsets[i]))
         times[i] = time
         wrong[i] = not ok
 
@@ -249,7 +249,7 @@ def only_strings(buf: Bytes, pos: int) -> bool:
 
 
 @inlined
-def read_number(buf: Bytes, kind: int, start: int, length: int, column_type: int) -> tuple[np.int64, bool]:
+def read_number(buf: Bytes, kind: int, start: int, length: int, column_type: int) -> tuple[int, bool]:
     """A long or timestamp."""
     if INTEGER <= kind <= FLOAT:
         value, ok = parse_long(buf, start, length)
@@ -258,7 +258,7 @@ def read_number(buf: Bytes, kind: int, start: int, length: int, column_type: int
         return value, ok
     if column_type == AS_TIMESTAMP and kind == STRING:
         return parse_iso(buf, start, length)
-    return np.int64(0), False
+    return as_int(0), False
 
 
 @kernel
@@ -279,7 +279,7 @@ def read_slot(
             if rules.required[slot]:
                 doubts[row] = UNSURE
             continue
-        start, length = np.int64(starts[row]), np.int64(lengths[row])
+        start, length = as_int(starts[row]), as_int(lengths[row])
         ok = True
         if column_type == AS_STRING:
             ok = kind <= ESCAPED and length <= rules.lengths[slot] and (length > 0 or not rules.filled[slot])
@@ -368,6 +368,14 @@ def unescape(buf: Bytes, start: int, length: int, out: Bytes, at: int) -> int:
     return at
 
 
+@inlined
+def put_string(buf: Bytes, start: int, length: int, kind: int, out: Bytes, at: int) -> int:
+    """Append a value's text, its escapes resolved if it is a string that has some."""
+    if kind == ESCAPED:
+        return unescape(buf, start, length, out, at)
+    return copy(out, at, buf, start, length)
+
+
 @kernel
 def count_bytes(picked: Picked, slots: npt.NDArray[np.int32]) -> int:
     """At most how many bytes the strings of these slots take."""
@@ -376,7 +384,7 @@ def count_bytes(picked: Picked, slots: npt.NDArray[np.int32]) -> int:
     for i in range(len(slots)):
         for row in picked.rows:
             if cells.kinds[slots[i], row] != 0:
-                total += np.int64(cells.lengths[slots[i], row]) + 2
+                total += as_int(cells.lengths[slots[i], row]) + 2
     return total
 
 
@@ -398,13 +406,10 @@ def write_strings(picked: Picked, rules: Rules, slots: npt.NDArray[np.int32], te
             present = kind != 0 and kind != NULL
             texts.valid[i, j] = present
             if present:
-                start, length = np.int64(starts[row]), np.int64(lengths[row])
+                start, length = as_int(starts[row]), as_int(lengths[row])
                 if verbatim and kind <= ESCAPED:
                     start, length = start - 1, length + 2
-                if kind == ESCAPED and not verbatim:
-                    at = unescape(buf, start, length, out, at)
-                else:
-                    at = copy(out, at, buf, start, length)
+                at = put_string(buf, start, length, STRING if verbatim else kind, out, at)
             texts.offsets[i, j + 1] = at - begin
     texts.starts[len(slots)] = at
 
@@ -418,7 +423,7 @@ def count_lists(picked: Picked, slot: int, list_offsets: npt.NDArray[np.int32]) 
     for j in range(len(picked.rows)):
         row = picked.rows[j]
         if picked.cells.kinds[slot, row] == ARRAY:
-            pos = skip_space(buf, np.int64(picked.cells.starts[slot, row]) + 1)
+            pos = skip_space(buf, as_int(picked.cells.starts[slot, row]) + 1)
             while buf[pos] == 0x22:
                 pos, _ = skip_string(buf, pos)
                 pos = next_element(buf, pos)
@@ -436,14 +441,11 @@ def write_lists(picked: Picked, slot: int, offsets: npt.NDArray[np.int32], out: 
     for row in picked.rows:
         if picked.cells.kinds[slot, row] != ARRAY:
             continue
-        pos = skip_space(buf, np.int64(picked.cells.starts[slot, row]) + 1)
+        pos = skip_space(buf, as_int(picked.cells.starts[slot, row]) + 1)
         while buf[pos] == 0x22:
             start = pos + 1
             pos, kind = skip_string(buf, pos)
-            if kind == ESCAPED:
-                at = unescape(buf, start, pos - start - 1, out, at)
-            else:
-                at = copy(out, at, buf, start, pos - start - 1)
+            at = put_string(buf, start, pos - start - 1, kind, out, at)
             count += 1
             offsets[count] = at
             pos = next_element(buf, pos)
@@ -462,5 +464,5 @@ def gather_strings(
     out_offsets[0] = 0
     for i in range(len(rows)):
         row = rows[i]
-        at = copy(out, at, data, np.int64(offsets[row]), np.int64(offsets[row + 1] - offsets[row]))
+        at = copy(out, at, data, as_int(offsets[row]), as_int(offsets[row + 1] - offsets[row]))
         out_offsets[i + 1] = at

@@ -281,7 +281,7 @@ def _time(name: str, value: Any) -> int:
     elif isinstance(value, str):
         time = _iso(value)
     if time is None or not TIME_MIN_MS <= time <= TIME_MAX_MS:
-        what = _kind(value) if time is None or not isinstance(value, str) else f"{shown(value)}, out of range"
+        what = _kind(value) if time is None else f"{_kind(value)}, out of range"
         expected = "expected ISO 8601 with a zone or whole milliseconds, of the years 1 to 9999"
         raise _RefusedError(Reason.INVALID_TIMESTAMP, f"{name} is {what}, {expected}")
     return time

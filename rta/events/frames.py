@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rta.events.simd import LANES, Bytes, inlined, kernel, load_word, newline_mask, trailing_zeros
+from rta.events.simd import LANES, Bytes, as_int, inlined, kernel, load_word, newline_mask, trailing_zeros
 from rta.events.tokens import skip_broken, skip_space
 
 Frame = npt.NDArray[np.int64]
@@ -136,20 +136,20 @@ def next_line(buf: Bytes, frame: Frame) -> int:
             frame[EVENT_END] = last
             return pos
         pos = stop + 1
-    return np.int64(-1)
+    return as_int(-1)
 
 
 @kernel
 def first_event(buf: Bytes, frame: Frame) -> int:
     """Where the first event begins, or -1 if there is none."""
     if frame[OUTCOME] != READ:
-        return np.int64(-1)
+        return as_int(-1)
     if frame[SHAPE] == _LINES:
         return next_line(buf, frame)
     pos = skip_space(buf, frame[POSITION])
     if frame[SHAPE] != _SINGLE and buf[pos] == _CLOSE_LIST:
         end_document(buf, frame, pos + 1)
-        return np.int64(-1)
+        return as_int(-1)
     frame[EVENT_START] = frame[EVENT_END] = pos
     return pos
 
@@ -162,7 +162,7 @@ def next_event(buf: Bytes, frame: Frame) -> int:
     pos = frame[POSITION]
     if frame[SHAPE] == _SINGLE:
         end_document(buf, frame, pos)
-        return np.int64(-1)
+        return as_int(-1)
     pos = skip_space(buf, pos)
     if buf[pos] == _COMMA:
         pos = skip_space(buf, pos + 1)
@@ -172,7 +172,7 @@ def next_event(buf: Bytes, frame: Frame) -> int:
         end_document(buf, frame, pos + 1)
     else:
         frame[OUTCOME] = ~pos
-    return np.int64(-1)
+    return as_int(-1)
 
 
 @kernel

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rta.events.cells import parse_double, unescape
-from rta.events.simd import PADDING, Bytes, copy, inlined, kernel, padded
+from rta.events.cells import parse_double, put_string, unescape
+from rta.events.simd import PADDING, Bytes, as_int, inlined, kernel, padded
 from rta.events.tokens import ESCAPED, FLOAT, INTEGER, NULL, OBJECT, skip_space, skip_string, skip_value
 from rta.events.trie import same_bytes
 
@@ -40,6 +40,14 @@ class Extracted(NamedTuple):
     numbers: pa.Array
 
 
+class Found(NamedTuple):
+    """Per row the value's begin and end, the scanner's kind, and its value where it is a number."""
+
+    spans: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int8]
+    numbers: npt.NDArray[np.float64]
+
+
 def extract(texts: pa.Array | pa.ChunkedArray, path: tuple[str, ...]) -> Extracted:
     """The value at `path` in each JSON object of `texts`.
 
@@ -61,7 +69,7 @@ def extract(texts: pa.Array | pa.ChunkedArray, path: tuple[str, ...]) -> Extract
         buf = padded(memoryview(data_buffer)[first:last])
         names, ends = _names(path)
         scratch = np.empty(len(buf), np.uint8)
-        find_values(buf, offsets - np.int32(first), names, ends, scratch, spans, tokens, numbers)
+        find_values(buf, offsets - np.int32(first), names, ends, scratch, Found(spans, tokens, numbers))
     odd = np.nonzero(np.isnan(numbers))[0]
     for row, (start, end) in zip(odd.tolist(), spans[odd].tolist(), strict=True):
         numbers[row] = float(buf[start:end].tobytes())
@@ -127,18 +135,12 @@ def find_member(buf: Bytes, pos: int, name: tuple[Bytes, int, int], scratch: Byt
 
 @kernel
 def find_values(
-    buf: Bytes,
-    offsets: npt.NDArray[np.int32],
-    names: Bytes,
-    ends: npt.NDArray[np.int64],
-    scratch: Bytes,
-    spans: npt.NDArray[np.int64],
-    tokens: npt.NDArray[np.int8],
-    numbers: npt.NDArray[np.float64],
+    buf: Bytes, offsets: npt.NDArray[np.int32], names: Bytes, ends: npt.NDArray[np.int64], scratch: Bytes, found: Found
 ) -> None:
     """Span and kind of the value at the path in each text; numbers too, NaN where Python has to read them."""
+    spans, tokens, numbers = found.spans, found.tokens, found.numbers
     for row in range(len(tokens)):
-        start, end, kind = np.int64(offsets[row]), np.int64(offsets[row + 1]), OBJECT
+        start, end, kind = as_int(offsets[row]), as_int(offsets[row + 1]), OBJECT
         if start == end:
             continue
         for i in range(len(ends) - 1):
@@ -172,8 +174,5 @@ def write_values(
     at = 0
     for row in range(len(tokens)):
         start, length = spans[row, 0], spans[row, 1] - spans[row, 0]
-        if tokens[row] == ESCAPED:
-            at = unescape(buf, start, length, out, at)
-        else:
-            at = copy(out, at, buf, start, length)
+        at = put_string(buf, start, length, tokens[row], out, at)
         offsets[row + 1] = at

@@ -1,7 +1,8 @@
 """One walk over the bytes of many bodies: where each event lies, where each declared value lies, and what is left.
 
-Knows JSON's grammar from `tokens`, the shapes of bodies from `frames`, nothing of types, times or datasources. What it does not want to judge it marks UNSURE; the exact decoder
-decides. Undeclared members are copied verbatim into one text of "rest", wrapped in the declared objects they stood in.
+Knows JSON's grammar from `tokens`, the shapes of bodies from `frames`, nothing of types, times or datasources. What it
+does not want to judge it marks UNSURE; the exact decoder decides. Undeclared members are copied verbatim into one text of
+"rest", wrapped in the declared objects they stood in; a null counts as absent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rta.events.frames import (
     next_event,
     other_frame,
 )
-from rta.events.simd import PADDING, Bytes, copy, inlined, kernel
+from rta.events.simd import PADDING, Bytes, as_int, copy, inlined, kernel
 from rta.events.tokens import ESCAPED, NULL, skip_space, skip_string, skip_value
 from rta.events.trie import Trie, find_child, name_hash
 
@@ -84,7 +85,7 @@ def repeated_name(h: np.uint64, number: int, state: npt.NDArray[np.int64], seen:
     """Note an undeclared member of this object; True if it was there before, or there are too many."""
     reading = np.uint64(state[_READING])
     mixed = h ^ (np.uint64(number) * _NUMBER)
-    probe = np.int64(mixed & np.uint64(2 * NAMES_MAX - 1))
+    probe = as_int(mixed & np.uint64(2 * NAMES_MAX - 1))
     while seen[probe, 1] == reading:
         if seen[probe, 0] == mixed:
             return True
@@ -170,10 +171,10 @@ def take_member(buf: Bytes, pos: int, level: int, walk: Walk) -> tuple[int, bool
     h = name_hash(buf, pos + 1, length)
     found = find_child(walk.trie, state[_LEVELS + 3 * level], h, buf, pos + 1, length)
     if found >= 0:
-        slot = np.int64(table[found, 4])
+        slot = as_int(table[found, 4])
         if slot >= 0:
             return take_value(buf, value, level + 1, walk.cells, slot, state[_ROW]), False
-        child = np.int64(table[found, 3])
+        child = as_int(table[found, 3])
         if state[_NODES + child] == state[_READING]:
             return ~pos, False
         state[_NODES + child] = state[_READING]
@@ -204,7 +205,7 @@ def scan_event(buf: Bytes, pos: int, walk: Walk) -> int:
     begin_event(walk.cells, walk.state)
     if buf[pos] != _OPEN:
         return ~pos
-    level = np.int64(0)
+    level = as_int(0)
     enter(buf, walk.rest, walk.state, level, (pos, pos), level)
     pos = skip_space(buf, pos + 1)
     fresh = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rta.events.simd import LANES, Bytes, inlined, kernel, load_word, string_masks, trailing_zeros
+from rta.events.simd import LANES, Bytes, as_int, inlined, kernel, load_word, string_masks, trailing_zeros
 
 STRING, ESCAPED, INTEGER, FLOAT, TRUE, FALSE, OBJECT, ARRAY, NULL = 1, 2, 3, 4, 5, 6, 7, 8, 9
 """Kinds of values. ESCAPED is a string with at least one backslash; 0 means absent."""
@@ -45,7 +45,7 @@ def hex4(buf: Bytes, pos: int) -> int:
     """The value of four hexadecimal digits, or -1."""
     value = 0
     for i in range(4):
-        c = np.int64(buf[pos + i])
+        c = as_int(buf[pos + i])
         if _ZERO <= c <= _NINE:
             digit = c - _ZERO
         else:
@@ -78,7 +78,7 @@ def invalid_utf8(buf: Bytes, start: int, end: int) -> int:
     """Where the text stops being UTF-8, or -1. Overlong forms and surrogates are not UTF-8."""
     pos = start
     while pos < end:
-        c = np.int64(buf[pos])
+        c = as_int(buf[pos])
         if c < 0x80:
             pos += 1
             continue

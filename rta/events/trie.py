@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rta.events.simd import Bytes, inlined, load_word, padded
+from rta.events.simd import Bytes, as_int, inlined, load_word, padded
 
 _MULTIPLIER = np.uint64(0x9DDFEA08EB382D69)
 _SHIFT = np.uint64(32)
@@ -60,22 +60,22 @@ def same_bytes(a: Bytes, i: int, b: Bytes, j: int, length: int) -> bool:
 
 
 @inlined
-def first_probe(table: npt.NDArray[np.int32], node: int, h: np.uint64) -> np.int64:
+def first_probe(table: npt.NDArray[np.int32], node: int, h: np.uint64) -> int:
     mixed = (h ^ (np.uint64(node) * _NODE)) * _MULTIPLIER
-    return np.int64((mixed >> _SHIFT) & np.uint64(table.shape[0] - 1))
+    return as_int((mixed >> _SHIFT) & np.uint64(table.shape[0] - 1))
 
 
 @inlined
-def find_child(trie: Trie, node: int, h: np.uint64, buf: Bytes, start: int, length: int) -> np.int64:
+def find_child(trie: Trie, node: int, h: np.uint64, buf: Bytes, start: int, length: int) -> int:
     """The row of the member with this name in the table, or -1."""
     table = trie.table
     probe = first_probe(table, node, h)
     while table[probe, 0] >= 0:
         fits = table[probe, 0] == node and table[probe, 2] == length
-        if fits and same_bytes(trie.names, np.int64(table[probe, 1]), buf, start, length):
+        if fits and same_bytes(trie.names, as_int(table[probe, 1]), buf, start, length):
             return probe
         probe = (probe + 1) & (table.shape[0] - 1)
-    return np.int64(-1)
+    return as_int(-1)
 
 
 def build_trie(paths: Sequence[tuple[str, ...]]) -> Trie:

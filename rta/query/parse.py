@@ -256,9 +256,8 @@ def _refuse_foreign_keys(entry: Mapping[str, Any], kind: QueryMetricType, where:
         "percentile": (QueryMetricType.QUANTILE,),
         "k": (QueryMetricType.TOP,),
     }
-    owners["exact"] = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE, QueryMetricType.TOP)
     for key, kinds in owners.items():
-        if entry.get(key) is not None and kind not in kinds and not (key == "exact"):
+        if entry.get(key) is not None and kind not in kinds:
             raise InvalidQueryError(
                 f"{where} has '{key}', but its type is '{kind}'", f"'{key}' belongs to '{kinds[0]}'"
             )

@@ -15,10 +15,10 @@ from rta.errors import InvalidQueryError
 from rta.events.schemas import GRAIN_MS, TIME, ColumnType, Datasource, MetricSpec, MetricType, Rollup
 from rta.query.conditions import compares
 from rta.query.fields import Field, FieldKind, resolve
-from rta.query.model import Metric, Op, Query, QueryMetricType, Unit
+from rta.query.model import Metric, Query, QueryMetricType, Unit
 from rta.query.parse import check_names, nearest
 from rta.query.periods import absolute_range
-from rta.query.time import TIME_MS_MAX, TIME_MS_MIN, divides
+from rta.query.time import TIME_MS_MIN, divides
 from rta.query.where import check_where
 
 EVENTS = "events"
@@ -338,6 +338,3 @@ def _stored(planned: PlannedMetric) -> list[str]:
             return [spec.n] if planned.metric.type is QueryMetricType.COUNT else [spec.name, spec.n]
         case _:
             return [spec.items, spec.sketch]
-
-
-__all__ = ["TIME_MS_MAX", "Considered", "Op", "Plan", "PlannedMetric", "explain", "plan"]

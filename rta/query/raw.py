@@ -230,6 +230,3 @@ def _ranked(column: pl.Expr, k: int) -> pl.Expr:
     by = [entry.field("count"), entry.field("value")]
     order = pl.element().sort_by(by, descending=[True, False]).head(k)
     return column.list.eval(order).list.eval(pl.struct(entry.field("value"), entry.field("count").cast(pl.Int64)))
-
-
-__all__ = ["Frame", "column_types", "matching", "run_raw"]

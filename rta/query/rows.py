@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from rta.events.schemas import ID_HI, ID_LO, REST, TIME, ColumnType
+from rta.events.schemas import REST, TIME, ColumnType
 from rta.query import cursor as cursors
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.cursor import Cursor, SortKey
@@ -149,6 +149,3 @@ def _shown(page: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, dict[str, str]
         if pathed or field.type is ColumnType.JSON:
             spliced[name] = name
     return page.select(columns), spliced
-
-
-__all__ = ["ID_HI", "ID_LO", "Source", "run_rows", "stored_columns"]

@@ -123,7 +123,6 @@ class ScanPool:
         finally:
             self._slots.release()
 
-
     async def _take(self) -> _Worker:
         """One that waits, else a new one; those that died meanwhile are forgotten."""
         while self._idle:
@@ -148,6 +147,8 @@ class _Worker:
     async def start(memory_bytes: int, threads: int) -> _Worker:
         environment = dict(os.environ)
         environment.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+        # Arrow's own allocator reserves 1 GiB of address space at its first use, which is what a question may have.
+        environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"
         root = str(Path(next(iter(rta.__path__))).parent)
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
         command = (sys.executable, "-m", "rta.serve.scan_worker", str(memory_bytes))
@@ -176,6 +177,9 @@ class _Worker:
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             raise await self._death() from error
         if isinstance(result, RtaError):
+            if result.status >= 500 or isinstance(result, OutOfMemoryError):
+                # Something went wrong inside: what is left of it, memory above all, goes with the process.
+                await self.kill()
             raise result
         assert isinstance(result, Finished)
         return result
@@ -220,6 +224,3 @@ def _stream(rows: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
     return bytes(sink.getvalue())
-
-
-__all__ = ["Finished", "ScanPool"]

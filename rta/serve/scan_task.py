@@ -6,6 +6,8 @@ Everything that crosses the pipe is defined here, so that both sides know it by 
 
 from __future__ import annotations
 
+import re
+import resource
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from rta.store.model import FileRef
     from rta.store.objects import ObjectStore
 
+_OF_MEMORY = re.compile("memory|allocat|os error 12", re.IGNORECASE)
 LENGTH = struct.Struct(">Q")
 NARROWER = "ask of a shorter time range, fewer groups or fewer columns, or leave out 'exact'"
 
@@ -76,10 +79,14 @@ def run_task(task: ScanTask) -> Finished:
     except RtaError:
         raise
     except (Exception, pl.exceptions.PanicException) as error:
-        # A truncated file makes polars panic, which is no Exception; whatever it was, a broken file is named.
+        # A truncated file makes polars panic, which is no Exception; whatever it was, a broken file is named. Looking
+        # for one must not fail for want of memory itself: the pool ends this process afterwards.
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         broken = find_corrupt(task.store, task.plan.datasource.folder, task.files)
         if broken is not None:
             raise CorruptFileError(broken.message, broken.hint) from error
+        if _OF_MEMORY.search(str(error)):
+            raise OutOfMemoryError("the query needs more memory than it may have", NARROWER) from error
         raise UnavailableError(f"scanning the raw events of '{task.plan.datasource.name}': {error}") from error
 
 

@@ -345,6 +345,3 @@ def _late(limit_s: float) -> TimeLimitError:
     return TimeLimitError(
         f"the query took longer than {limit_s:.1f} s", "ask of a shorter time range, or what a rollup holds"
     )
-
-
-__all__ = ["AnswerCache", "QueryService", "Reply"]

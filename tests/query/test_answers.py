@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from rta.query.answer import rows_json
 from rta.query.execute import run_rollup
-from rta.query.planner import Plan
 from rta.query.raw import run_raw
 from rta.stream.rollups import merge_partials
 from rta.stream.sketches import HLL_RELATIVE_ERROR, KLL_RANK_ERROR
@@ -48,11 +47,19 @@ def leaves() -> st.SearchStrategy[dict[str, Any]]:
     channels = st.sampled_from(["#en.wikipedia", "#vi.wikipedia", "#de.wikipedia", "nowhere"])
     truth = st.booleans()
     return st.one_of(
-        st.builds(lambda v, op: {"field": "channel", "op": op, "value": v}, channels, st.sampled_from(["eq", "ne", "lt", "gte"])),
+        st.builds(
+            lambda v, op: {"field": "channel", "op": op, "value": v},
+            channels,
+            st.sampled_from(["eq", "ne", "lt", "gte"]),
+        ),
         st.builds(lambda v: {"field": "channel", "op": "in", "value": v}, st.lists(channels, min_size=1, max_size=3)),
         st.builds(lambda f, v: {"field": f, "op": "eq", "value": v}, st.sampled_from(["isRobot", "isNew"]), truth),
-        st.builds(lambda f, v: {"field": f, "op": "is_null", "value": v}, st.sampled_from(["countryName", "metroCode"]), truth),
-        st.builds(lambda op: {"field": "metroCode", "op": op, "value": 600}, st.sampled_from(["lt", "lte", "gt", "ne"])),
+        st.builds(
+            lambda f, v: {"field": f, "op": "is_null", "value": v}, st.sampled_from(["countryName", "metroCode"]), truth
+        ),
+        st.builds(
+            lambda op: {"field": "metroCode", "op": op, "value": 600}, st.sampled_from(["lt", "lte", "gt", "ne"])
+        ),
         st.sampled_from(
             [
                 {"field": "countryName", "op": "like", "value": "%an_"},
@@ -97,7 +104,14 @@ def questions(draw: st.DrawFn) -> dict[str, Any]:
         document["where"] = draw(trees())
     if draw(st.booleans()):
         document["filters"] = draw(
-            st.sampled_from([{"isRobot": False}, {"countryName": [None, "France"]}, {"channel": "#fr.wikipedia"}, {"metroCode": None}])
+            st.sampled_from(
+                [
+                    {"isRobot": False},
+                    {"countryName": [None, "France"]},
+                    {"channel": "#fr.wikipedia"},
+                    {"metroCode": None},
+                ]
+            )
         )
     found = draw(st.none() | ranges())
     if found is not None:
@@ -106,7 +120,7 @@ def questions(draw: st.DrawFn) -> dict[str, Any]:
     return document
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(questions(), st.sampled_from(CUTS), st.booleans())
 def test_an_answer_equals_what_polars_counts_from_the_file(
     document: dict[str, Any], cuts: tuple[int, ...], merged: bool
@@ -135,7 +149,9 @@ def _check(metric: dict[str, Any], mine: Any, row: dict[str, Any], bound: dict[s
         # Six standard deviations: this must hold for hundreds of questions.
         assert abs(mine - theirs) <= max(3, 6 * HLL_RELATIVE_ERROR * theirs), (metric, mine, theirs)
     elif metric["type"] == "top":
-        assert [e["count"] for e in mine] == [e["count"] for e in theirs]
+        values = row[f"{metric['name']}:values"]
+        assert all(abs(e["count"] - values.count(e["value"])) <= bound["share_error"] * len(values) for e in mine)
+        assert mine[0]["count"] >= theirs[0]["count"] - bound["share_error"] * len(values)
     else:
         values = sorted(row[f"{metric['name']}:values"])
         share = metric.get("q", metric.get("percentile", 0) / 100)
@@ -211,7 +227,7 @@ def _truth(node: dict[str, Any]) -> pl.Expr:
     if node["op"] == "is_null":
         return (column.is_null() == value).cast(pl.Float64)
     likes = {"%an_": "(?s)an.$", "A%": "^A"}
-    found = {
+    tests: dict[str, Callable[[], Any]] = {
         "eq": lambda: column == value,
         "ne": lambda: column != value,
         "lt": lambda: column < value,
@@ -221,7 +237,8 @@ def _truth(node: dict[str, Any]) -> pl.Expr:
         "in": lambda: pl.any_horizontal([column == v for v in value]),
         "like": lambda: column.str.contains(likes[value]),
         "regex": lambda: column.str.contains(value),
-    }[node["op"]]()
+    }
+    found = tests[node["op"]]()
     return pl.when(column.is_null()).then(0.5).otherwise(found.cast(pl.Float64))
 
 

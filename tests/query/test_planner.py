@@ -92,9 +92,16 @@ def test_explain_says_why_each_other_table_was_not_taken() -> None:
 
 
 def test_equal_questions_have_equal_keys_and_others_do_not() -> None:
-    again = [asked(time_range="last 15m"), asked(time_range="2015-09-12T23:45:00Z/2015-09-13T00:01:00Z")]
+    minutes = "2015-09-12T23:45:00Z/2015-09-13T00:01:00Z"
+    again = [asked(time_range="last 15m"), asked(time_range=minutes)]
     assert again[0].key == again[1].key
-    others = [{}, {"limit": 5}, {"filters": {"channel": "a"}}, {"group_by": ["channel"]}, {"timezone": "Asia/Tokyo"}]
+    others: list[dict[str, Any]] = [
+        {},
+        {"limit": 5},
+        {"filters": {"channel": "a"}},
+        {"group_by": ["channel"]},
+        {"timezone": "Asia/Tokyo"},
+    ]
     assert len({asked(**o).key for o in others}) == len(others)
     changed = msgspec.structs.replace(wikipedia.datasource(), version=2)
     query = parse_query({"datasource": "wikipedia", "metrics": [COUNT]})

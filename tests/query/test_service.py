@@ -17,8 +17,8 @@ from rta.query.answer import read_stream
 from rta.query.position import Position
 from rta.serve.ports import View
 from rta.serve.scan import ScanPool
-from rta.serve.service import AnswerCache, QueryService, Reply
 from rta.serve.scan_task import Finished
+from rta.serve.service import AnswerCache, QueryService, Reply
 from rta.store.cache import FileCache
 from rta.store.layout import table_file
 from tests.query import wikipedia
@@ -37,7 +37,9 @@ class Asker:
         self.scans = ScanPool(1 << 30, threads=1)
         self.service = QueryService(world, world, self.cache, self.scans, settings, world.store)
 
-    async def __call__(self, document: dict[str, Any], etag: str | None = None, arrow: bool = False, after: str | None = None) -> Reply:
+    async def __call__(
+        self, document: dict[str, Any], etag: str | None = None, arrow: bool = False, after: str | None = None
+    ) -> Reply:
         return await self.service.answer(document, after_header=after, if_none_match=etag, accept_arrow=arrow)
 
     async def rows(self, document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -48,7 +50,7 @@ class Asker:
 
 def run(folder: Path, scenario: Callable[[Asker], Awaitable[None]], world: World | None = None, **limits: Any) -> None:
     async def whole() -> None:
-        asker = Asker(world or build_world(folder), Settings(limits=LimitSettings(**limits)))
+        asker = Asker(world or build_world(folder), Settings(limits=LimitSettings(**{"query_time": 120_000, **limits})))
         try:
             await scenario(asker)
         finally:
@@ -160,7 +162,12 @@ def test_an_arrow_answer_is_a_stream_of_the_same_rows(tmp_path: Path) -> None:
 
 def test_raw_rows_are_paged_to_the_end(tmp_path: Path) -> None:
     async def scenario(ask: Asker) -> None:
-        document: dict[str, Any] = {"datasource": "wikipedia", "select": ["page"], "filters": {"channel": "#ca.wikipedia"}, "limit": 100}
+        document: dict[str, Any] = {
+            "datasource": "wikipedia",
+            "select": ["page"],
+            "filters": {"channel": "#ca.wikipedia"},
+            "limit": 100,
+        }
         pages = [json.loads((await ask(document)).body)]
         while "next" in pages[-1]:
             pages.append(json.loads((await ask({**document, "next": pages[-1]["next"]})).body))

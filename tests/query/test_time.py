@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from rta.query.periods import absolute_range, parse_granularity, parse_time_range
 from rta.query.time import bucket_start, bucket_starts, divides, next_start
 
-ZONES = ("UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu", "America/Havana")
+ZONES = (
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "America/Sao_Paulo",
+    "Australia/Lord_Howe",
+    "Asia/Kathmandu",
+    "America/Havana",
+)
 STEPS = ("minute", "15m", "hour", "PT6H", "day", "P3D", "week", "month", "P3M", "year")
 INSTANTS = st.integers(-2_000_000_000_000, 4_000_000_000_000)
 
@@ -92,7 +100,9 @@ def test_a_day_of_a_changing_clock_has_23_or_25_hours() -> None:
         (3_600_000, "all", "Asia/Kolkata", True),
     ],
 )
-def test_a_grain_divides_a_step_only_if_every_start_is_a_multiple(grain_ms: int, step: str, zone: str, fits: bool) -> None:
+def test_a_grain_divides_a_step_only_if_every_start_is_a_multiple(
+    grain_ms: int, step: str, zone: str, fits: bool
+) -> None:
     assert divides(grain_ms, parse_granularity(step), zone, ms("2026-01-01T00:00"), ms("2027-01-01T00:00")) is fits
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -11,7 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rta.errors import InvalidQueryError
-from rta.events.schemas import REST, TIME, Column, ColumnType, Datasource, Grain, MetricSpec, MetricType, Retention, Rollup
+from rta.events.schemas import (
+    REST,
+    TIME,
+    Column,
+    ColumnType,
+    Datasource,
+    Grain,
+    MetricSpec,
+    MetricType,
+    Retention,
+    Rollup,
+)
 from rta.query.execute import run_rollup
 from rta.query.parse import parse_query
 from rta.query.planner import Plan, plan
@@ -51,10 +64,13 @@ def frame() -> pl.DataFrame:
     data: dict[str, list[Any]] = {n: [r[n] for r in ROWS] for n in TYPES if n != "j"}
     data[TIME] = [60_000] * len(ROWS)
     data["j"] = [None] * len(ROWS)
-    import json
-
     data[REST] = [json.dumps({"p": r["p"], "e": {"a.b": r["n"]}}) for r in ROWS]
-    return pl.DataFrame({c: pl.Series(data[c], dtype=pl.Int64 if d == pl.Datetime("ms", "UTC") else d).cast(d) for c, d in empty.schema.items()})
+    return pl.DataFrame(
+        {
+            c: pl.Series(data[c], dtype=pl.Int64 if d == pl.Datetime("ms", "UTC") else d).cast(d)
+            for c, d in empty.schema.items()
+        }
+    )
 
 
 def asked(condition: dict[str, Any], raw: bool) -> Plan:
@@ -71,7 +87,9 @@ def counted(condition: dict[str, Any], raw: bool) -> int:
     assert (planned.rollup is None) is raw
     if raw:
         return int(run_raw(planned, [rows]).frame["n"][0])
-    partial = finest_partials(rows.to_arrow(compat_level=pl.CompatLevel.oldest()), datasource().rollups[0], datasource())
+    partial = finest_partials(
+        rows.to_arrow(compat_level=pl.CompatLevel.oldest()), datasource().rollups[0], datasource()
+    )
     return int(run_rollup(planned, [partial]).frame["n"][0])
 
 
@@ -89,7 +107,7 @@ def truth(condition: dict[str, Any], row: dict[str, Any]) -> bool | None:
     if value is None:
         return None
     like = {"%": "(?s:.*)", "_": "(?s:.)"}
-    return {
+    tests: dict[str, Callable[[], Any]] = {
         "eq": lambda: value == wanted,
         "ne": lambda: value != wanted,
         "lt": lambda: value < wanted,
@@ -99,7 +117,8 @@ def truth(condition: dict[str, Any], row: dict[str, Any]) -> bool | None:
         "in": lambda: value in wanted,
         "like": lambda: re.fullmatch("".join(like.get(c) or re.escape(c) for c in wanted), value) is not None,
         "regex": lambda: re.search(wanted, value) is not None,
-    }[condition["op"]]()
+    }
+    return bool(tests[condition["op"]]())
 
 
 def values_of(field: str) -> list[Any]:
@@ -110,15 +129,22 @@ def leaves() -> st.SearchStrategy[dict[str, Any]]:
     ordered = st.sampled_from(["eq", "ne", "lt", "lte", "gt", "gte"])
     made = [st.builds(lambda f, v: {"field": f, "op": "is_null", "value": v}, st.sampled_from("snxbt"), st.booleans())]
     for field in "snxt":
-        some = st.sampled_from([*values_of(field), *({"s": ["aq"], "n": [3, 0.5], "x": [2, 0.5], "t": [7]}[field])])
+        others: dict[str, list[Any]] = {"s": ["aq"], "n": [3, 0.5], "x": [2, 0.5], "t": [7]}
+        some = st.sampled_from([*values_of(field), *others[field]])
         if field == "t":
             some = st.sampled_from(values_of(field))
         made.append(st.builds(lambda op, v, f=field: {"field": f, "op": op, "value": v}, ordered, some))
-        made.append(st.builds(lambda v, f=field: {"field": f, "op": "in", "value": v}, st.lists(some, min_size=1, max_size=3)))
-    made.append(st.builds(lambda op, v: {"field": "b", "op": op, "value": v}, st.sampled_from(["eq", "ne"]), st.booleans()))
+        made.append(
+            st.builds(lambda v, f=field: {"field": f, "op": "in", "value": v}, st.lists(some, min_size=1, max_size=3))
+        )
+    made.append(
+        st.builds(lambda op, v: {"field": "b", "op": op, "value": v}, st.sampled_from(["eq", "ne"]), st.booleans())
+    )
     likes = st.sampled_from(["a%", "%an%", "_", "", "%", "a_b%c", "%\nm_hr"])
     made.append(st.builds(lambda v: {"field": "s", "op": "like", "value": v}, likes))
-    made.append(st.builds(lambda v: {"field": "s", "op": "regex", "value": v}, st.sampled_from(["an", "^a", "[a-c]$", "^$"])))
+    made.append(
+        st.builds(lambda v: {"field": "s", "op": "regex", "value": v}, st.sampled_from(["an", "^a", "[a-c]$", "^$"]))
+    )
     return st.one_of(made)
 
 
