@@ -70,6 +70,7 @@ class Shard:
         self._ports = ports
         self._commit_ports = CommitPorts(ports.store, ports.link, CrashPoints(site))
         self._stop = threading.Event()
+        self._flush_s = 0.0
         self._reload_reason: str | None = None
         self._lives = 0
         self.next_epoch = first_epoch
@@ -88,19 +89,30 @@ class Shard:
 
     def stop(self, flush_s: float = 0.0) -> None:
         """End the loop. With `flush_s` the open epoch is ended and offered first, for at most that long."""
+        self._flush_s = flush_s
         self._stop.set()
-        self._thread.join(timeout=30)
-        life = self._life
-        if life is not None:
-            if flush_s and self.alarm is None and not self._thread.is_alive():
-                self._end_epoch(life)
-                life.queue.drain(flush_s)
-            life.queue.stop()
-        self._ports.reader.close()
+        self._thread.join(timeout=30 + flush_s)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        """The whole life of the thread; the log's reader belongs to it."""
+        try:
+            self._live_on()
+            if self._life is not None:
+                self._finish(self._life)
+        except BaseException as error:  # noqa: BLE001 - a polars panic is no Exception; the process starts again
+            self._die(error)
+        finally:
+            self._ports.reader.close()
+
+    def _finish(self, life: _Life) -> None:
+        if self._flush_s and self.alarm is None and self._stop.is_set():
+            self._end_epoch(life)
+            life.queue.drain(self._flush_s)
+        life.queue.stop()
+
+    def _live_on(self) -> None:
         while not self._stop.is_set():
             try:
                 self._live(self._begin())
@@ -110,13 +122,9 @@ class Shard:
                 return
             except RtaError as error:
                 if error.retry_after_s is None:
-                    self._die(error)
-                    return
+                    raise
                 self._note(str(error))
                 self._stop.wait(0.25)
-            except BaseException as error:  # noqa: BLE001 - a polars panic is no Exception; the process starts again
-                self._die(error)
-                return
 
     def _begin(self) -> _Life:
         if self._life is not None:

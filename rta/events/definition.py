@@ -206,10 +206,10 @@ def _path(where: str, text: str) -> tuple[str, ...]:
 def _with_implied(
     columns: dict[str, Column], keys: Sequence[str], id_name: str | None, rollups: Sequence[Rollup]
 ) -> dict[str, Column]:
-    wanted: dict[str, ColumnType] = {}
+    wanted = dict.fromkeys([*keys, *([id_name] if id_name else [])], ColumnType.STRING)
     for metric in (m for r in rollups for m in r.metrics if m.field is not None and m.type in _NUMBER_METRICS):
         wanted.setdefault(str(metric.field), ColumnType.DOUBLE)
-    names = [*keys, *([id_name] if id_name else []), *(d for r in rollups for d in r.dimensions)]
+    names = [d for r in rollups for d in r.dimensions]
     names += [m.field for r in rollups for m in r.metrics if m.field is not None]
     for name in names:
         wanted.setdefault(name, ColumnType.STRING)

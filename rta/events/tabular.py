@@ -248,8 +248,11 @@ def _rest(sources: _Sources) -> pa.Array:
 
 
 def _object(members: Sequence[pa.Array]) -> pa.Array:
-    joined = pc.binary_join_element_wise(*members, ",", null_handling="skip")
-    text = pc.binary_join_element_wise("{", joined, "}", "")
+    """An object of the members that are there; null where none is."""
+    # Arrow's own skipping of nulls in a join drops rows where nothing is left, so each member brings its comma.
+    pieces = [pc.fill_null(pc.binary_join_element_wise(",", member, ""), "") for member in members]
+    joined = pc.binary_join_element_wise(*pieces, "")
+    text = pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 1), "}", "")
     return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), text)
 
 

@@ -1,0 +1,201 @@
+"""Arrow IPC streams as events: the same rows and the same verdicts as their JSON."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rta.errors import BadRequestError, TooLargeError
+from rta.events.bodies import Body, Limits
+from rta.events.schemas import Datasource
+from rta.events.verdicts import Reason
+from tests.events.samples import event, events_datasource, plain_text, rows_of, run, typed_datasource
+
+ARROW = "application/vnd.apache.arrow.stream"
+EVENTS = events_datasource()
+SOURCE = typed_datasource()
+
+
+def stream(table: pa.Table, compression: str | None = None) -> Body:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return Body(sink.getvalue().to_pybytes(), ARROW)
+
+
+def arrow_rows(datasource: Datasource, **columns: Any) -> list[dict[str, Any]]:
+    decoded = run(datasource, stream(pa.table(columns)))
+    assert decoded.outcomes[0].error is None
+    assert not decoded.outcomes[0].verdicts
+    return rows_of(decoded)
+
+
+scalars = {
+    "s": plain_text,
+    "n": st.integers(-(1 << 63), (1 << 63) - 1),
+    "k": plain_text,
+    "other": plain_text | st.none(),
+    "count": st.integers(-(1 << 31), 1 << 31),
+    "flag": st.booleans(),
+    "list": st.lists(plain_text, max_size=2),
+    "tags": st.lists(plain_text, max_size=2),
+}
+flat_events = st.fixed_dictionaries(
+    {"id": plain_text.filter(bool), "t": st.integers(0, 1_700_000_000_000)},
+    optional={**scalars, "o": st.fixed_dictionaries({"d": st.integers(-(1 << 53), 1 << 53), "x": plain_text})},
+)
+
+
+@given(st.lists(flat_events, min_size=1, max_size=6))
+def test_arrow_and_json_give_the_same_rows(events: list[dict[str, Any]]) -> None:
+    kinds = {
+        "n": pa.int64(),
+        "count": pa.int64(),
+        "flag": pa.bool_(),
+        "list": pa.list_(pa.string()),
+        "tags": pa.list_(pa.string()),
+        "t": pa.timestamp("ms", tz="UTC"),
+        "o": pa.struct([("d", pa.float64()), ("x", pa.string())]),
+    }
+    names = sorted({name for e in events for name in e})
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
+    by_arrow = run(SOURCE, stream(pa.Table.from_pylist(events, schema)))
+    by_json = run(SOURCE, "\n".join(json.dumps(e) for e in events) if len(events) > 1 else json.dumps(events))
+    assert rows_of(by_arrow) == rows_of(by_json)
+    assert by_arrow.identities.tolist() == by_json.identities.tolist()
+    assert by_arrow.partitions.tolist() == by_json.partitions.tolist()
+
+
+def test_columns_are_found_by_name_by_dotted_path_and_in_structs() -> None:
+    base = {"event_id": ["a"], "timestamp": [0], "event_type": ["x"]}
+    by_name = arrow_rows(EVENTS, **base, country=["US"], price=[1.5])
+    by_path = arrow_rows(EVENTS, **base, **{"properties.country": ["US"], "custom_properties.price": [1.5]})
+    inside = arrow_rows(EVENTS, **base, properties=[{"country": "US"}], custom_properties=[{"price": 1.5}])
+    assert by_name == by_path == inside
+    assert by_name[0]["country"] == "US"
+    assert by_name[0]["__rest"] is None
+
+
+def test_rest_keeps_undeclared_columns_and_struct_members() -> None:
+    (row,) = arrow_rows(
+        EVENTS,
+        event_id=["a"],
+        timestamp=[datetime(2025, 1, 1, tzinfo=UTC)],
+        event_type=["x"],
+        properties=[{"country": "US", "q": 'quo"te\n'}],
+        nested=[{"a": [1, 2]}],
+        number=[1.5],
+        nothing=pa.nulls(1),
+        when=[datetime(2025, 1, 1, tzinfo=UTC)],
+    )
+    assert row["__rest"] == {
+        "properties": {"q": 'quo"te\n'},
+        "nested": {"a": [1, 2]},
+        "number": 1.5,
+        "when": "2025-01-01T00:00:00.000+00:00",
+    }
+
+
+@pytest.mark.parametrize(
+    ("array", "time"),
+    [
+        (pa.array([1_000], pa.timestamp("s")), 1_000_000),
+        (pa.array([1_000_999], pa.timestamp("us", tz="Europe/Berlin")), 1_000),
+        (pa.array([5], pa.int32()), 5),
+        (pa.array([5.0]), 5),
+        (pa.array([1], pa.date32()), 86_400_000),
+        (pa.array(["1970-01-01T00:00:00.25Z"]), 250),
+        (pa.array(["1970-01-01T00:00:00.25Z"]).dictionary_encode(), 250),
+        (pa.array(["1970-01-01T00:00:00.25Z"], pa.large_string()), 250),
+    ],
+)
+def test_times_come_in_every_arrow_form(array: pa.Array, time: int) -> None:
+    assert arrow_rows(SOURCE, id=["a"], t=array)[0]["__time"] == time
+
+
+def test_types_widen_where_that_is_exact() -> None:
+    (row,) = arrow_rows(
+        SOURCE,
+        id=pa.array(["a"]).dictionary_encode(),
+        t=[0],
+        n=pa.array([3.0]),
+        o=pa.array([{"d": 7}], pa.struct([("d", pa.int16())])),
+        j=['{"x":1}'],
+    )
+    assert (row["n"], row["d"]) == (3, 7.0)
+
+
+def test_rows_that_do_not_fit_get_their_verdicts_and_the_others_are_in() -> None:
+    table = pa.table(
+        {
+            "id": ["a", None, "c", "d", "e"],
+            "t": pa.array([0, 0, 10**14, None, 0]),
+            "n": pa.array([1.0, 1.0, 1.0, 1.0, 2.5]),
+        }
+    )
+    decoded = run(SOURCE, stream(table))
+    outcome = decoded.outcomes[0]
+    assert (outcome.total, outcome.successful) == (5, 1)
+    assert [(v.index, v.reason) for v in outcome.verdicts] == [
+        (1, Reason.MISSING_FIELD),
+        (2, Reason.IN_THE_FUTURE),
+        (3, Reason.MISSING_FIELD),
+        (4, Reason.WRONG_TYPE),
+    ]
+    assert outcome.verdicts[3].event_id == "e"
+    assert decoded.rows["id"].to_pylist() == ["a"]
+
+
+def test_column_of_another_type_is_refused_row_by_row() -> None:
+    outcome = run(SOURCE, stream(pa.table({"id": ["a", "b"], "t": [0, 0], "s": [1, None]}))).outcomes[0]
+    assert outcome.successful == 1
+    assert outcome.verdicts[0].detail == "s is the number '1', expected a string"
+
+
+def test_arrow_and_json_bodies_keep_their_order() -> None:
+    table = pa.table({"event_id": ["b", "c"], "timestamp": [0, 0], "event_type": ["x", "x"]})
+    one, two = json.dumps(event(event_id="a")), json.dumps(event(event_id="d"))
+    decoded = run(EVENTS, one, stream(table), stream(table.slice(0, 0)), two, Body(b"junk", ARROW))
+    assert decoded.rows["event_id"].to_pylist() == ["a", "b", "c", "d"]
+    assert [o.first_row for o in decoded.outcomes[:4]] == [0, 1, 3, 3]
+    assert isinstance(decoded.outcomes[4].error, BadRequestError)
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+def test_compressed_streams_are_read(compression: str | None) -> None:
+    table = pa.table({"id": [f"{i}" for i in range(1000)], "t": [0] * 1000})
+    assert run(SOURCE, stream(table, compression)).rows.num_rows == 1000
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_compressed_bomb_is_refused_before_it_is_unpacked(compression: str) -> None:
+    table = pa.table({"id": ["a" * (1 << 24)], "t": [0]})
+    body = stream(table, compression)
+    assert len(body.data) < 1 << 20
+    outcome = run(SOURCE, body, limits=Limits(unpacked_bytes=1 << 22)).outcomes[0]
+    assert isinstance(outcome.error, TooLargeError)
+
+
+def test_damaged_stream_is_a_bad_request() -> None:
+    body = stream(pa.table({"id": ["a"], "t": [0]}))
+    for data in (b"", b"nonsense", body.data[:-20], body.data[:60], body.data[: len(body.data) // 2]):
+        assert isinstance(run(SOURCE, Body(data, ARROW)).outcomes[0].error, BadRequestError)
+
+
+@given(st.data())
+def test_flipped_bytes_never_do_more_than_refuse(data: st.DataObject) -> None:
+    body = bytearray(stream(pa.table({"id": ["a", "bcd"], "t": [0, 1], "x": ["y", None]})).data)
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    run(SOURCE, Body(bytes(body), ARROW))
+
+
+def test_names_twice_are_refused() -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array([0])], names=["id", "id", "t"])
+    assert isinstance(run(SOURCE, stream(table)).outcomes[0].error, BadRequestError)
