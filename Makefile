@@ -34,6 +34,7 @@ else
 	@echo "installing into $(VENV) with pip: some minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 endif
+	@$(BIN)/python -c 'import rta.launch; rta.launch.prepare()'
 	@touch $(STAMP)
 
 demo: setup

@@ -37,6 +37,11 @@ READY_S = 90.0
 FLUSH_S = 20.0
 DOWN_S = 60.0
 OBJECT_STORE_BYTES = 150 << 20
+STARTING = (
+    "return status 503 content-type application\\/json hdr retry-after 1 string "
+    r'"{\\"error\\":\\"unavailable\\",\\"message\\":\\"rta is starting\\",\\"hint\\":\\"send the same again\\"}"'
+)
+"""What HAProxy says while no application is there, as the replacement of a sed command."""
 
 
 def up(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int:
@@ -96,7 +101,7 @@ def down(settings: Settings) -> int:
 
 def prepare() -> int:
     """Fill the kernel cache of this installation: what the first `rta up` would otherwise do; 0 when done."""
-    environment(Settings())
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(Settings())))
     _compile_kernels()
     return 0
 
@@ -286,13 +291,15 @@ def _haproxy(settings: Settings) -> str | None:
 
 
 def _loopback_haproxy(run: Path, program: str, ports: list[int]) -> Path:
-    """A wrapper that mends what Serve's template for HAProxy leaves open.
+    """A wrapper that mends what Serve's template for HAProxy leaves open, or says wrongly.
 
     Its own statistics are bound to this machine, and the client's address is passed on, by which the apps tell callers
-    from this machine from others.
+    from this machine from others. A path that no application serves can only be asked for before they are all there:
+    that is 503, not the 404 that would make a sender drop its events.
     """
     edits = " ".join(f"-e 's/bind \\*\\?:{port}$/bind 127.0.0.1:{port}/'" for port in ports)
     edits += " -e 's/^defaults$/&\\n    option forwardfor/'"
+    edits += f" -e 's/return status 404 content-type text.plain lf-string .*/{STARTING}/'"
     script = f"""#!/bin/sh
 previous=
 for argument in "$@"; do

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from rta.errors import BadRequestError, TooLargeError
 from rta.events.bodies import Limits
 from rta.events.exact import Judge, judge
+from rta.events.ipc_sizes import unpacked_bytes
 from rta.events.schemas import TIME, TIMESTAMP, ColumnType, Datasource
 from rta.events.verdicts import Verdict
 
@@ -79,17 +80,21 @@ def read_arrow(data: bytes, schema: pa.Schema, rules: Judge, limits: Limits) -> 
 def _read_stream(data: bytes, limits: Limits) -> pa.Table:
     """The stream's batches as one table, its offsets and UTF-8 checked: they come from outside."""
     batches: list[pa.RecordBatch] = []
-    size = rows = 0
+    rows = 0
     try:
+        size = unpacked_bytes(data)
+        if size > limits.unpacked_bytes:
+            raise TooLargeError(
+                f"reading the Arrow body: it has {size:,} bytes unpacked, at most {limits.unpacked_bytes:,} are taken",
+                "send it in several requests",
+            )
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
             for batch in reader:
                 batch.validate(full=True)
-                size += batch.nbytes
                 rows += batch.num_rows
-                if size > limits.unpacked_bytes or rows > limits.events:
+                if rows > limits.events:
                     raise TooLargeError(
-                        f"reading the Arrow body: more than {limits.unpacked_bytes:,} bytes or {limits.events:,} rows",
-                        "send it in several requests",
+                        f"reading the Arrow body: more than {limits.events:,} rows", "send it in several requests"
                     )
                 batches.append(batch)
             return pa.Table.from_batches(batches, reader.schema).combine_chunks()

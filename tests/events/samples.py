@@ -99,7 +99,9 @@ numbers = st.one_of(
 )
 scalars = st.one_of(st.none(), st.booleans(), numbers, plain_text)
 values = st.recursive(
-    scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)), max_leaves=8
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)),
+    max_leaves=8,
 )
 times = st.one_of(
     st.integers(0, NOW_MS),
@@ -144,7 +146,9 @@ def typed_events(draw: st.DrawFn) -> dict[str, Any]:
             },
         )
     )
-    extra = draw(st.dictionaries(names.filter(lambda n: n not in TYPED["columns"] and n not in ("t", "o")), values, max_size=4))
+    extra = draw(
+        st.dictionaries(names.filter(lambda n: n not in TYPED["columns"] and n not in ("t", "o")), values, max_size=4)
+    )
     members = draw(st.permutations([*event.items(), *extra.items()]))
     return dict(members)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rta.errors import BadRequestError, TooLargeError
 from rta.events.bodies import Body, Limits
+from rta.events.ipc_sizes import unpacked_bytes
 from rta.events.schemas import Datasource
 from rta.events.verdicts import Reason
 from tests.events.samples import event, events_datasource, plain_text, rows_of, run, typed_datasource
@@ -180,6 +181,14 @@ def test_compressed_bomb_is_refused_before_it_is_unpacked(compression: str) -> N
     assert len(body.data) < 1 << 20
     outcome = run(SOURCE, body, limits=Limits(unpacked_bytes=1 << 22)).outcomes[0]
     assert isinstance(outcome.error, TooLargeError)
+    assert "bytes unpacked" in outcome.error.message
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+def test_unpacked_size_is_told_without_unpacking(compression: str | None) -> None:
+    table = pa.table({"a": ["x" * 5000] * 10, "b": pa.array(["y"] * 10).dictionary_encode(), "c": [None] * 10})
+    size = unpacked_bytes(stream(table, compression).data)
+    assert 50_000 < size < 51_500
 
 
 def test_damaged_stream_is_a_bad_request() -> None:

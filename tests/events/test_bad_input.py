@@ -63,7 +63,9 @@ def test_one_bad_event_of_a_thousand_is_named_and_the_others_are_in() -> None:
     ],
 )
 @pytest.mark.parametrize("shape", ["lines", "array"])
-def test_bad_event_gets_its_reason_and_its_neighbours_are_in(text: str, reason: Reason, detail: str, shape: str) -> None:
+def test_bad_event_gets_its_reason_and_its_neighbours_are_in(
+    text: str, reason: Reason, detail: str, shape: str
+) -> None:
     body = ndjson(GOOD, text, GOOD) if shape == "lines" else f"[{GOOD}, {text} ,{GOOD}]"
     outcome = run_one(body)
     assert outcome.error is None
@@ -241,7 +243,9 @@ def test_unknown_type_or_encoding_is_named(body: Body) -> None:
     assert isinstance(run_one(body).error, UnsupportedMediaError)
 
 
-@pytest.mark.parametrize("content_type", ["application/json; charset=UTF-8", "text/plain;charset=utf-8", "Application/JSON", None])
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=UTF-8", "text/plain;charset=utf-8", "Application/JSON", None]
+)
 def test_content_type_may_have_parameters_and_any_case(content_type: str | None) -> None:
     assert run_one(Body(GOOD.encode(), content_type)).successful == 1
 

@@ -54,7 +54,7 @@ def test_object_with_events_and_more_is_an_event_itself() -> None:
 
 
 def test_lines_are_not_continued_on_the_next_line() -> None:
-    outcome = run_one(ndjson('{"event_id":', f'"x"}}', GOOD))
+    outcome = run_one(ndjson('{"event_id":', '"x"}', GOOD))
     assert (outcome.total, outcome.successful) == (3, 1)
 
 
@@ -68,7 +68,10 @@ def test_undeclared_members_stay_verbatim_in_the_objects_they_stood_in() -> None
 
 
 def test_null_is_the_same_as_absent() -> None:
-    text = json.dumps(event(user_id="u"))[:-1] + ',"session_id":null,"x":null,"properties":null,"custom_properties":{"y":null}}'
+    text = (
+        json.dumps(event(user_id="u"))[:-1]
+        + ',"session_id":null,"x":null,"properties":null,"custom_properties":{"y":null}}'
+    )
     (row,) = rows_of(run(EVENTS, text))
     assert row["session_id"] is None
     assert row["__rest"] is None

@@ -179,7 +179,10 @@ def test_adding_columns_rollups_and_retention_is_allowed() -> None:
         ({"partitions": 9}, "'partitions'"),
         ({"columns": {**WIKIPEDIA["columns"], "added": "double"}}, "type of column 'added'"),
         ({"columns": {**WIKIPEDIA["columns"], "country": "string"}}, "path of column 'country'"),
-        ({"columns": {"channel": "string", "page": "string", "added": "long", "isRobot": "boolean"}}, "column 'country'"),
+        (
+            {"columns": {"channel": "string", "page": "string", "added": "long", "isRobot": "boolean"}},
+            "column 'country'",
+        ),
         ({"rollups": []}, "column 'delta'"),
         ({"rollups": [{**WIKIPEDIA["rollups"][0], "granularity": "hour"}]}, "rollup 'by_channel'"),
     ],

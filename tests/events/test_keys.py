@@ -76,7 +76,9 @@ def test_identities_equal_their_python_twin(events: list[tuple[str, str | None]]
 def test_slices_hash_as_what_they_hold(ids: list[str], data: st.DataObject) -> None:
     begin = data.draw(st.integers(0, len(ids)))
     array = pa.array(ids, pa.string())
-    assert identities(array.slice(begin), None).tolist() == identities(pa.array(ids[begin:], pa.string()), None).tolist()
+    assert (
+        identities(array.slice(begin), None).tolist() == identities(pa.array(ids[begin:], pa.string()), None).tolist()
+    )
 
 
 def test_numbers_as_ids_hash_as_their_text() -> None:

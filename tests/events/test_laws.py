@@ -50,7 +50,11 @@ def mangled(draw: st.DrawFn) -> str:
     text = draw(texts)
     at = draw(st.integers(0, len(text)))
     width = draw(st.integers(0, 3))
-    put = draw(st.sampled_from(["", ",", "}", "{", "]", '"', "\\", "\\u12", "\\ud800", "1", "-", ".", "e9", "NaN", "\x01", "\x7f"]))
+    put = draw(
+        st.sampled_from(
+            ["", ",", "}", "{", "]", '"', "\\", "\\u12", "\\ud800", "1", "-", ".", "e9", "NaN", "\x01", "\x7f"]
+        )
+    )
     return (text[:at] + put + text[at + width :]).replace("\n", " ")
 
 
@@ -91,7 +95,9 @@ def test_any_cut_of_events_into_bodies_gives_the_same_rows(events: list[str], da
         count = 1 if shape == "single" else count
         part, left = left[:count], left[count:]
         joined = ",".join(part)
-        text = {"lines": "\n".join(part) + "\n", "array": f" [{joined}] ", "envelope": f'{{"events": [{joined}]}}'}.get(shape, joined)
+        text = {"lines": "\n".join(part) + "\n", "array": f" [{joined}] ", "envelope": f'{{"events": [{joined}]}}'}.get(
+            shape, joined
+        )
         bodies.append(Body(text.encode(), "application/x-ndjson" if shape == "lines" else "application/json"))
     cut = run(TYPED, *bodies)
     assert cut.rows.equals(whole.rows)

@@ -12,7 +12,14 @@ from rta.events.units import DURATION_UNITS_MS, SIZE_UNITS_BYTES, parse_duration
 
 @pytest.mark.parametrize(
     ("text", "milliseconds"),
-    [("500ms", 500), ("30s", 30_000), ("1.5h", 5_400_000), ("30d", 2_592_000_000), (" 2 w ", 1_209_600_000), ("5y", 157_680_000_000)],
+    [
+        ("500ms", 500),
+        ("30s", 30_000),
+        ("1.5h", 5_400_000),
+        ("30d", 2_592_000_000),
+        (" 2 w ", 1_209_600_000),
+        ("5y", 157_680_000_000),
+    ],
 )
 def test_durations_become_milliseconds(text: str, milliseconds: int) -> None:
     assert parse_duration_ms(text) == milliseconds

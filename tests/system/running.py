@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
-READY_S = 120.0
+READY_S = 240.0
 AGGREGATOR = "ray::AggregatorActor"
 COORDINATOR = "ray::CoordinatorActor"
 LOG_HOST = "ray::LogHost"
