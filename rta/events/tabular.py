@@ -48,7 +48,7 @@ def read_arrow(data: bytes, schema: pa.Schema, rules: Judge, limits: Limits) -> 
     """
     table = _read_stream(data, limits)
     datasource = rules.datasource
-    sources = _Sources(table, datasource)
+    sources = _Sources(table, datasource, limits.unpacked_bytes)
     doubtful = np.zeros(table.num_rows, np.bool_)
     arrays = [_time_column(sources.time, rules, doubtful)]
     for column, source in zip(datasource.columns, sources.columns, strict=True):
@@ -89,6 +89,7 @@ def _read_stream(data: bytes, limits: Limits) -> pa.Table:
                 "send it in several requests",
             )
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+            reader.schema.to_string()  # a name at any depth that is not UTF-8 ends here, as a ValueError
             for batch in reader:
                 batch.validate(full=True)
                 rows += batch.num_rows
@@ -106,12 +107,13 @@ def _read_stream(data: bytes, limits: Limits) -> pa.Table:
 class _Sources:
     """Which of a table's columns are which declared ones, and what is left."""
 
-    def __init__(self, table: pa.Table, datasource: Datasource) -> None:
-        self.table = table
+    def __init__(self, table: pa.Table, datasource: Datasource, bytes_max: int) -> None:
         self.datasource = datasource
-        self.left: dict[str, Any] = dict(zip(table.column_names, map(_flat, table.columns), strict=True))
-        if len(self.left) < table.num_columns:
+        if len(set(table.column_names)) < table.num_columns:
             raise BadRequestError("reading the Arrow body: two columns have the same name", "rename one")
+        plain = [_flat(name, column, bytes_max) for name, column in zip(table.column_names, table.columns, strict=True)]
+        self.table = pa.Table.from_arrays(plain, table.column_names) if plain else table
+        self.left: dict[str, Any] = dict(zip(table.column_names, plain, strict=True))
         names = {column.name for column in datasource.columns}
         self.paths: dict[str, tuple[str, ...]] = {}
         self.time = self._find(datasource.time_path, None if TIME in names else TIME)
@@ -139,18 +141,65 @@ class _Sources:
         return self._take(members, path[1:])
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    flat = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if isinstance(flat, pa.ChunkedArray):
-        flat = pa.concat_arrays(flat.chunks) if flat.num_chunks else pa.array([], flat.type)
+def _flat(name: str, column: pa.ChunkedArray, bytes_max: int) -> pa.Array:
+    """A column as one plain array. Values that are stored once and meant often must not add up beyond the limit."""
+    flat = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    kind = flat.type.value_type if pa.types.is_dictionary(flat.type) else flat.type
+    _check_plain(name, kind)
+    if not pa.types.is_dictionary(flat.type) and not pa.types.is_string_view(kind):
+        return flat
+    if _is_text_type(kind):
+        size = _text_bytes(flat)
+        if size > bytes_max:
+            raise TooLargeError(
+                f"reading the Arrow body: '{name}' has {size:,} bytes of text, at most {bytes_max:,} are taken",
+                "send it in several requests",
+            )
+    return flat.dictionary_decode() if pa.types.is_dictionary(flat.type) else pc.cast(flat, pa.string())
+
+
+def _text_bytes(flat: pa.Array) -> int:
+    """Bytes of all its texts, each as often as it is meant."""
     if pa.types.is_dictionary(flat.type):
-        return flat.dictionary_decode()
-    return flat
+        lengths = _text_lengths(flat.dictionary)
+        meant = flat.indices.drop_null().to_numpy()
+        return int(lengths[meant].sum())
+    return int(_text_lengths(flat).sum())
+
+
+def _text_lengths(texts: pa.Array) -> npt.NDArray[np.int64]:
+    if not pa.types.is_string_view(texts.type):
+        return pc.fill_null(pc.binary_length(texts), 0).to_numpy().astype(np.int64)
+    # A view is 16 bytes, the first 4 of them the length; Arrow would copy the texts to measure them.
+    views = np.frombuffer(texts.buffers()[1], np.int32).reshape(-1, 4)[texts.offset : texts.offset + len(texts), 0]
+    return np.where(texts.is_valid().to_numpy(zero_copy_only=False), views, 0).astype(np.int64)
+
+
+def _check_plain(name: str, kind: pa.DataType) -> None:
+    """Numbers, times, texts, and structs, lists and maps of them; nothing else is taken from outside."""
+    types = pa.types
+    if types.is_struct(kind) or types.is_map(kind) or types.is_list(kind) or types.is_large_list(kind):
+        for i in range(kind.num_fields):
+            inside = kind.field(i).type
+            if types.is_string_view(inside):
+                raise _unknown_type(name, inside)
+            _check_plain(name, inside)
+        return
+    known = types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind) or _is_text_type(kind)
+    if not known and not types.is_binary(kind) and not types.is_large_binary(kind):
+        raise _unknown_type(name, kind)
+
+
+def _unknown_type(name: str, kind: pa.DataType) -> BadRequestError:
+    return BadRequestError(f"reading the Arrow body: column '{name}' is {kind}", "send it as a plain column")
+
+
+def _is_text_type(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_text(array: pa.Array) -> bool:
-    kind = array.type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return _is_text_type(array.type)
 
 
 def _to_numpy(mask: pa.Array | None, count: int) -> npt.NDArray[np.bool_]:
@@ -190,10 +239,9 @@ def _cast(source: pa.Array | None, kind: ColumnType, doubtful: npt.NDArray[np.bo
 
 def _fits(given: pa.DataType, kind: ColumnType) -> bool:
     """Whether values of that Arrow type can be values of that column at all."""
-    text = bool(pa.types.is_string(given) or pa.types.is_large_string(given) or pa.types.is_string_view(given))
     match kind:
         case ColumnType.STRING:
-            return text
+            return _is_text_type(given)
         case ColumnType.LONG | ColumnType.DOUBLE:
             return bool(pa.types.is_integer(given) or pa.types.is_floating(given) or pa.types.is_decimal(given))
         case ColumnType.BOOLEAN:

@@ -131,7 +131,10 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     service = QueryService(views, definitions, FileCache(CACHE_BYTES), scans, settings, store)
     app = build_query_app(service, definitions, RemoteControl(), settings)
 
+    warming = asyncio.create_task(scans.warm_up())
+
     async def close() -> None:
+        warming.cancel()
         await service.close()
         await scans.close()
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from rta.errors import NotFoundError
 from rta.events.schemas import Datasource, Grain
-from rta.store import jobs
-from rta.store import layout
+from rta.store import jobs, layout
 from rta.store.compact import Compactor, Merge, choose_files
 from rta.store.delta_log import DeltaLog, NewCommit, TableState
 from rta.store.expired import note_expired, read_expired

@@ -205,6 +205,47 @@ def test_flipped_bytes_never_do_more_than_refuse(data: st.DataObject) -> None:
     run(SOURCE, Body(bytes(body), ARROW))
 
 
+@pytest.mark.parametrize("view", [False, True])
+def test_text_that_is_stored_once_and_meant_often_is_bounded(view: bool) -> None:
+    if view:
+        (_, one, text) = pa.array(["x" * 10_000], pa.string_view()).buffers()
+        array = pa.Array.from_buffers(
+            pa.string_view(), 10_000, [None, pa.py_buffer(one.to_pybytes()[:16] * 10_000), text]
+        )
+    else:
+        array = pa.DictionaryArray.from_arrays(pa.array([0] * 10_000, pa.int32()), pa.array(["x" * 10_000]))
+    table = pa.table({"id": array, "t": [0] * 10_000})
+    outcome = run(SOURCE, stream(table), limits=Limits(unpacked_bytes=1 << 22)).outcomes[0]
+    assert isinstance(outcome.error, TooLargeError)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([[{"a": "x"}]], pa.list_(pa.struct([("a", pa.dictionary(pa.int8(), pa.string()))]))),
+        pa.RunEndEncodedArray.from_arrays([1], ["x"]),
+        pa.array([["x"]], pa.list_view(pa.string())),
+        pa.array([{"a": "x"}], pa.struct([("a", pa.string_view())])),
+    ],
+)
+def test_columns_that_could_hide_more_than_they_hold_are_refused(array: pa.Array) -> None:
+    outcome = run(SOURCE, stream(pa.table({"id": ["a"], "t": [0], "odd": array}))).outcomes[0]
+    assert isinstance(outcome.error, BadRequestError)
+    assert "'odd'" in outcome.error.message
+
+
+def test_views_and_maps_are_read() -> None:
+    (row,) = arrow_rows(
+        SOURCE,
+        id=pa.array(["a"], pa.string_view()),
+        t=[0],
+        m=pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())),
+        raw=pa.array([b"bytes"]),
+    )
+    assert row["id"] == "a"
+    assert row["__rest"] == {"m": [["k", 1]], "raw": "bytes"}
+
+
 def test_names_twice_are_refused() -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array([0])], names=["id", "id", "t"])
     assert isinstance(run(SOURCE, stream(table)).outcomes[0].error, BadRequestError)

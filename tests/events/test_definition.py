@@ -84,7 +84,7 @@ def test_count_is_added_to_a_rollup_without_one() -> None:
 
 
 def test_quoted_part_of_a_path_may_have_dots() -> None:
-    datasource = parse({**TYPED, "columns": {**TYPED["columns"], "x": {"path": 'p."a.b".c', "type": "long"}}})
+    datasource = parse({**TYPED, "columns": {"id": "string", "x": {"path": 'p."a.b".c', "type": "long"}}})
     column = datasource.column("x")
     assert column is not None
     assert column.path == ("p", "a.b", "c")
@@ -104,6 +104,10 @@ def test_document_says_partitions_limits_and_times() -> None:
     assert (datasource.too_old_ms, datasource.in_the_future_ms) == (30 * 86_400_000, 3_600_000)
     assert (datasource.allowed_lateness_ms, datasource.dedup_window_ms) == (300_000, 7_200_000)
     assert parse(TYPED).partitions == 8
+
+
+def by_day(metric: dict[str, Any], *dimensions: str) -> dict[str, Any]:
+    return {"rollups": [{"name": "r", "granularity": "day", "dimensions": dimensions, "metrics": [metric]}]}
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -130,10 +134,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"columns": {"id": "double"}}, "must be of type string or long"),
     ({"rollups": [{"name": "r", "granularity": "week"}]}, "one of minute, hour, day"),
     ({"rollups": [{"name": "events", "granularity": "day"}]}, "rollups[0].name"),
-    ({"rollups": [{"name": "r", "granularity": "day", "metrics": [{"name": "m", "type": "avg"}]}]}, "metrics[0].type"),
-    ({"rollups": [{"name": "r", "granularity": "day", "metrics": [{"name": "m", "type": "sum"}]}]}, "'rollups[0].metrics[0].field' is required"),
-    ({"rollups": [{"name": "r", "granularity": "day", "metrics": [{"name": "m", "type": "sum", "field": "id"}]}]}, "which is string"),
-    ({"rollups": [{"name": "r", "granularity": "day", "dimensions": ["id", "m"], "metrics": [{"name": "m", "type": "count"}]}]}, "'m' twice"),
+    (by_day({"name": "m", "type": "avg"}), "metrics[0].type"),
+    (by_day({"name": "m", "type": "sum"}), "'rollups[0].metrics[0].field' is required"),
+    (by_day({"name": "m", "type": "sum", "field": "id"}), "which is string"),
+    (by_day({"name": "m", "type": "count"}, "id", "m"), "'m' twice"),
     ({"rollups": [{"name": "r", "granularity": "day"}, {"name": "r", "granularity": "day"}]}, "'r' twice"),
     ({"retention": {"events": 5}}, "'retention.events'"),
     ({"retention": {"events": "5 lightyears"}}, "'retention.events'"),

@@ -44,6 +44,9 @@ def test_fast_and_exact_decoder_agree_on_random_events(text: str) -> None:
         assert same(rows_of(decoded), [expected])
 
 
+PUT = ["", ",", "}", "{", "]", '"', "\\", "\\u12", "\\ud800", "1", "-", ".", "e9", "NaN", "\x01", "\x7f"]
+
+
 @st.composite
 def mangled(draw: st.DrawFn) -> str:
     """An event's text with one place cut out, doubled or replaced."""

@@ -127,9 +127,10 @@ def drain(reader: LogReader, offsets: dict[int, int], topic: str = "t", bytes_ma
 def until(condition: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
     """Wait for a condition of another thread or process."""
     deadline = time.monotonic() + limit_s
+    pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
-        time.sleep(0.002)
+        pause.wait(0.002)
 
 
 def run(work: Coroutine[None, None, T]) -> T:
