@@ -97,13 +97,12 @@ def unpack(body: Body, limits: Limits) -> bytes:
             f"reading the body: it has {len(body.data):,} bytes, at most {limits.body_bytes:,} are taken",
             "send it in several requests",
         )
-    encoding = (body.content_encoding or "identity").strip().lower()
+    encoding = (body.content_encoding or "").strip().lower()
     match encoding:
-        case "identity" | "":
-            data = body.data
-            if len(data) > limits.unpacked_bytes:
+        case "" | "identity":
+            if len(body.data) > limits.unpacked_bytes:
                 raise _bomb(limits)
-            return data
+            return body.data
         case "gzip" | "x-gzip":
             return _gunzip(body.data, limits)
         case "zstd":

@@ -36,7 +36,7 @@ from rta.events.cells import (
 )
 from rta.events.frames import FRAME_SIZE, SURE, UNSURE
 from rta.events.scan import BEGINS, DOUBTS, ENDS, REST_ENDS, new_walk, scan_bodies
-from rta.events.schemas import TIMESTAMP, ColumnType, Datasource
+from rta.events.schemas import ID_HI, ID_LO, TIMESTAMP, ColumnType, Datasource
 from rta.events.simd import PADDING, Bytes, padded
 from rta.events.tokens import NULL, TRUE
 from rta.events.trie import Trie, build_trie
@@ -63,6 +63,8 @@ class Prepared:
 
     datasource: Datasource
     schema: pa.Schema
+    sent_schema: pa.Schema
+    """Without the identity columns, which the edge adds."""
     trie: Trie
     rules: Rules
     texts: npt.NDArray[np.int32]
@@ -118,9 +120,11 @@ def prepare(datasource: Datasource) -> Prepared:
     id_slot = None
     if datasource.id is not None:
         id_slot = 1 + next(i for i, c in enumerate(datasource.columns) if c.name == datasource.id)
+    schema = datasource.raw_schema()
     return Prepared(
         datasource=datasource,
-        schema=datasource.raw_schema(),
+        schema=schema,
+        sent_schema=pa.schema([f for f in schema if f.name not in (ID_HI, ID_LO)]),
         trie=build_trie([datasource.time_path, *(c.path for c in datasource.columns)]),
         rules=Rules(types, required, filled, np.array(lengths, np.int32), numbers),
         texts=np.array([s for s in range(slots) if types[s] in (AS_STRING, AS_JSON)], np.int32),

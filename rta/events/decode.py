@@ -95,6 +95,8 @@ class Pass:
     edge: Edge
     rules: Judge
     limits: Limits
+    generates: bool
+    """Whether any of the bodies asks for ids to be made."""
     spans: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     errors: dict[int, RtaError] = field(default_factory=dict)
     scanned: Scanned | None = None
@@ -105,10 +107,6 @@ class Pass:
     generated: dict[int, str] = field(default_factory=dict)
     identities: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
     partitions: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-
-    @property
-    def generates(self) -> bool:
-        return self.prepared.id_slot is not None and any(body.generate_ids for body in self.bodies)
 
     def body_of(self, event: int) -> int:
         """Which body an event came from."""
@@ -209,7 +207,7 @@ def build_rows(state: Pass) -> Pass:
     scanned = state.scanned
     assert scanned is not None
     numbers = sure_rows(scanned)
-    schema = _without_ids(state.prepared)
+    schema = state.prepared.sent_schema
     table = pa.Table.from_arrays(build_table(state.prepared, scanned, numbers), schema=schema)
     if state.judged:
         events = sorted(state.judged)
@@ -303,7 +301,9 @@ def decode(
     passes: list[Pass] = []
     first_row = 0
     for members, data in _runs(datasource, bodies, limits, outcomes):
-        state = Pass(compiled, [bodies[i] for i in members], data, edge, rules, limits)
+        taken = [bodies[i] for i in members]
+        generates = compiled.id_slot is not None and any(body.generate_ids for body in taken)
+        state = Pass(compiled, taken, data, edge, rules, limits, generates)
         state = _run(state)
         for i, outcome in zip(members, _outcomes(state, first_row), strict=True):
             outcomes[i] = outcome
@@ -324,7 +324,7 @@ def _run(state: Pass) -> Pass:
 def _read_arrow(state: Pass) -> Pass:
     """One Arrow body as rows; a body that is no Arrow stream gets its error."""
     rules = replace(state.rules, ids_generated=state.bodies[0].generate_ids)
-    schema = _without_ids(state.prepared)
+    schema = state.prepared.sent_schema
     try:
         read = read_arrow(state.data[0][0], schema, rules, state.limits)
     except RtaError as error:
@@ -414,11 +414,6 @@ def _joined(compiled: Prepared, passes: Sequence[Pass], outcomes: list[Outcome])
     partitions = np.concatenate([np.zeros(0, np.int32), *(state.partitions for state in passes)])
     identities = np.concatenate([np.zeros((0, 2), np.uint64), *(state.identities for state in passes)])
     return Decoded(rows, partitions, identities, outcomes)
-
-
-def _without_ids(compiled: Prepared) -> pa.Schema:
-    fields = [f for f in compiled.schema if f.name not in (ID_HI, ID_LO)]
-    return pa.schema(fields)
 
 
 def warm_up() -> None:

@@ -8,7 +8,7 @@ verdicts do not depend on how an event came.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -46,7 +46,14 @@ def read_arrow(data: bytes, schema: pa.Schema, rules: Judge, limits: Limits) -> 
         BadRequestError: no Arrow IPC stream, or a damaged one.
         TooLargeError: more bytes or rows than allowed.
     """
-    table = _read_stream(data, limits)
+    try:
+        return _rows(_read_stream(data, limits), schema, rules, limits)
+    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise BadRequestError(f"reading the Arrow body: {text}", "send a complete Arrow IPC stream") from error
+
+
+def _rows(table: pa.Table, schema: pa.Schema, rules: Judge, limits: Limits) -> TabularRead:
     datasource = rules.datasource
     sources = _Sources(table, datasource, limits.unpacked_bytes)
     doubtful = np.zeros(table.num_rows, np.bool_)
@@ -81,27 +88,33 @@ def _read_stream(data: bytes, limits: Limits) -> pa.Table:
     """The stream's batches as one table, its offsets and UTF-8 checked: they come from outside."""
     batches: list[pa.RecordBatch] = []
     rows = 0
-    try:
-        size = unpacked_bytes(data)
-        if size > limits.unpacked_bytes:
-            raise TooLargeError(
-                f"reading the Arrow body: it has {size:,} bytes unpacked, at most {limits.unpacked_bytes:,} are taken",
-                "send it in several requests",
-            )
-        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-            reader.schema.to_string()  # a name at any depth that is not UTF-8 ends here, as a ValueError
-            for batch in reader:
-                batch.validate(full=True)
-                rows += batch.num_rows
-                if rows > limits.events:
-                    raise TooLargeError(
-                        f"reading the Arrow body: more than {limits.events:,} rows", "send it in several requests"
-                    )
-                batches.append(batch)
-            return pa.Table.from_batches(batches, reader.schema).combine_chunks()
-    except (pa.ArrowException, ValueError, OSError) as error:
-        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise BadRequestError(f"reading the Arrow body: {text}", "send a complete Arrow IPC stream") from error
+    size = unpacked_bytes(data)
+    if size > limits.unpacked_bytes:
+        raise TooLargeError(
+            f"reading the Arrow body: it has {size:,} bytes unpacked, at most {limits.unpacked_bytes:,} are taken",
+            "send it in several requests",
+        )
+    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+        _check_names(reader.schema)
+        for batch in reader:
+            batch.validate(full=True)
+            rows += batch.num_rows
+            if rows > limits.events:
+                raise TooLargeError(
+                    f"reading the Arrow body: more than {limits.events:,} rows", "send it in several requests"
+                )
+            batches.append(batch)
+        return pa.Table.from_batches(batches, reader.schema).combine_chunks()
+
+
+def _check_names(fields: Iterable[pa.Field]) -> None:
+    """Raise ValueError for a name at any depth that is not UTF-8 (when it is read) or stands beside its equal."""
+    seen: set[str] = set()
+    for field in fields:
+        if field.name in seen:
+            raise ValueError(f"two columns or members have the name '{field.name[:64]}'")
+        seen.add(field.name)
+        _check_names(field.type.field(i) for i in range(field.type.num_fields))
 
 
 class _Sources:
@@ -109,8 +122,6 @@ class _Sources:
 
     def __init__(self, table: pa.Table, datasource: Datasource, bytes_max: int) -> None:
         self.datasource = datasource
-        if len(set(table.column_names)) < table.num_columns:
-            raise BadRequestError("reading the Arrow body: two columns have the same name", "rename one")
         plain = [_flat(name, column, bytes_max) for name, column in zip(table.column_names, table.columns, strict=True)]
         self.table = pa.Table.from_arrays(plain, table.column_names) if plain else table
         self.left: dict[str, Any] = dict(zip(table.column_names, plain, strict=True))
@@ -135,15 +146,17 @@ class _Sources:
         if found is None or not pa.types.is_struct(found.type):
             return None
         members = dict(zip((f.name for f in found.type), found.flatten(), strict=True))
-        if len(members) < found.type.num_fields:
-            return None
         inside[path[0]] = members
         return self._take(members, path[1:])
 
 
+def _flat_chunks(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
 def _flat(name: str, column: pa.ChunkedArray, bytes_max: int) -> pa.Array:
     """A column as one plain array. Values that are stored once and meant often must not add up beyond the limit."""
-    flat = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    flat = _flat_chunks(column)
     kind = flat.type.value_type if pa.types.is_dictionary(flat.type) else flat.type
     _check_plain(name, kind)
     if not pa.types.is_dictionary(flat.type) and not pa.types.is_string_view(kind):
@@ -368,7 +381,14 @@ def _judge(
 
 
 def _events(sources: _Sources, numbers: npt.NDArray[np.int64]) -> Iterator[dict[str, Any]]:
-    for row in sources.table.take(pa.array(numbers)).to_pylist():
+    table = sources.table.take(pa.array(numbers))
+    for i, field in enumerate(table.schema):
+        if field.name in sources.paths and pa.types.is_timestamp(field.type):
+            # Milliseconds: Python has no datetime beyond the year 9999.
+            table = table.set_column(
+                i, field.name, _convert(_flat_chunks(table.column(i)), ColumnType.TIMESTAMP).view(pa.int64())
+            )
+    for row in table.to_pylist():
         event: dict[str, Any] = {}
         for name, value in row.items():
             _put(event, sources.paths.get(name, (name,)), value)

@@ -246,6 +246,14 @@ def test_views_and_maps_are_read() -> None:
     assert row["__rest"] == {"m": [["k", 1]], "raw": "bytes"}
 
 
+def test_times_beyond_every_calendar_cost_their_row() -> None:
+    table = pa.table({"id": ["a", "b", "c"], "t": pa.array([0, 1 << 62, -(1 << 62)], pa.timestamp("ms"))})
+    outcome = run(SOURCE, stream(table)).outcomes[0]
+    assert outcome.error is None
+    assert outcome.successful == 1
+    assert [v.reason for v in outcome.verdicts] == [Reason.INVALID_TIMESTAMP] * 2
+
+
 def test_names_twice_are_refused() -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array([0])], names=["id", "id", "t"])
     assert isinstance(run(SOURCE, stream(table)).outcomes[0].error, BadRequestError)
