@@ -29,6 +29,7 @@ from rta.store.commit import genesis, next_manifest
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest, Part
 from rta.store.objects import ObjectStore
+from rta.stream.watermark import combine
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.25
@@ -74,6 +75,7 @@ class Coordinator:
         self._reconciling = threading.Lock()
         self._started_ms = _now_ms()
         self._reports: dict[str, tuple[int, Any]] = {}
+        self._watermarks_ms: dict[str, int | None] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
 
@@ -140,6 +142,9 @@ class Coordinator:
 
     def status(self) -> dict[str, Any]:
         """All that `/v1/status` shows, plain JSON."""
+        datasources = list(self._datasources.values())
+        found = {d.name: self._datasource_status(d) for d in datasources}
+        self._watermarks_ms = {d.folder: found[d.name]["watermark_ms"] for d in datasources}
         return {
             "coordinator": {
                 "generation": self._ownership.generation,
@@ -150,7 +155,7 @@ class Coordinator:
             },
             "assignment": self._ownership.number,
             "actors": self._watch.actors(),
-            "datasources": {d.name: self._datasource_status(d) for d in self._datasources.values()},
+            "datasources": found,
             "log": self._outside.log_stats(),
             "metrics": [snapshot for _, snapshot in self._reports.values()],
             "housekeeping": self._housekeeper.status(),
@@ -159,7 +164,8 @@ class Coordinator:
     def _datasource_status(self, datasource: Datasource) -> dict[str, Any]:
         newest = self._committer.newest(datasource.folder)
         live = self._watch.datasource(datasource.folder, datasource.partitions)
-        marks = [m for m in live["watermarks_ms"].values() if m is not None]
+        marks = {int(p): m for p, m in live["watermarks_ms"].items()}
+        before_ms = self._watermarks_ms.get(datasource.folder)
         return {
             "folder": datasource.folder,
             "version": datasource.version,
@@ -168,7 +174,7 @@ class Coordinator:
             "committed_ms": None if newest is None else newest.created_ms,
             "events_committed": 0 if newest is None else sum(e.folded - e.buffered for e in newest.partitions),
             "events_folded": 0 if newest is None else sum(e.folded for e in newest.partitions),
-            "watermark_ms": max(marks, default=None),
+            "watermark_ms": combine(marks, live["idle"], datasource.partitions, before_ms),
             **live,
         }
 

@@ -47,6 +47,7 @@ class HotDelta(msgspec.Struct, frozen=True, kw_only=True):
     reset: bool
     incarnations: dict[int, str]
     watermarks_ms: dict[int, int | None]
+    idle: frozenset[int]
     segments: tuple[SegmentDelta, ...]
     caught_up: bool
 
@@ -79,6 +80,7 @@ class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
     log_ends: dict[int, int]
     lag_ms: int
     watermarks_ms: dict[int, int | None]
+    idle: frozenset[int]
     caught_up: bool
     alarm: str | None
 

@@ -37,6 +37,7 @@ FETCH_BYTES = 8 << 20
 WAIT_MS = 250
 STEP_S_MIN = 0.005
 """Least time between two folds: small arrivals gather, so that a fold's fixed cost is paid at most 200 times a second."""
+LOOK_S = 1.0
 CHUNKS_MAX = 4096
 RELOADS_KEPT = 20
 
@@ -78,6 +79,8 @@ class Shard:
         self.alarm: str | None = None
         self._life: _Life | None = None
         self._log_ends: dict[int, int] = {}
+        self._read_through_ms: dict[int, int] = {}
+        self._looked_at = 0.0
         self._caught_up = False
         self._events = 0
         self._duplicates = 0
@@ -140,6 +143,7 @@ class Shard:
             queue=CommitQueue(load, self.spec, self._commit_ports, listener),
         )
         self._log_ends = self._ends()
+        self._read_through_ms = {}
         self._caught_up = self._at_end(load.offsets)
         self._life = life
         return life
@@ -154,6 +158,7 @@ class Shard:
             if records:
                 self._fold(life, records)
                 offsets.update({r.partition: r.offset + 1 for r in records})
+                self._look_for_ends(offsets, began)
                 self._stop.wait(max(0.0, STEP_S_MIN - (time.monotonic() - began)))
             if not life.segments.open.chunks:
                 epoch_began = time.monotonic()
@@ -172,15 +177,27 @@ class Shard:
     def _next_records(self, offsets: dict[int, int]) -> list[Record]:
         topic = self.spec.datasource.folder
         reader = self._ports.reader
+        began_ms = _now_ms()
         records = reader.fetch(topic, offsets, FETCH_BYTES)
         if not records:
             self._behind_since_ms = None
             self._caught_up = True
+            self._read_through_ms = dict.fromkeys(offsets, began_ms)
             if reader.wait(topic, offsets, WAIT_MS):
                 records = reader.fetch(topic, offsets, FETCH_BYTES)
         if records:
             self._behind_since_ms = min(r.append_time_ms for r in records)
         return records
+
+    def _look_for_ends(self, offsets: dict[int, int], now: float) -> None:
+        """While other partitions are busy, see now and then which ones have been read to their end."""
+        if now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        began_ms = _now_ms()
+        ends = self._ends()
+        through = {p: began_ms for p, offset in offsets.items() if offset >= ends.get(p, offset + 1)}
+        self._read_through_ms = {**self._read_through_ms, **through}
 
     def _fold(self, life: _Life, records: Sequence[Record]) -> None:
         datasource = self.spec.datasource
@@ -259,6 +276,7 @@ class Shard:
             reset=not same,
             incarnations=life.load.incarnations,
             watermarks_ms=dict(life.load.fold.watermarks_ms),
+            idle=life.load.fold.idle(self._read_through_ms),
             segments=life.segments.since(cursor if same else None),
             caught_up=self._caught_up,
         )
@@ -285,6 +303,7 @@ class Shard:
             log_ends=self._log_ends,
             lag_ms=max(0, _now_ms() - behind) if behind is not None else 0,
             watermarks_ms=dict(life.load.fold.watermarks_ms) if life is not None else {},
+            idle=life.load.fold.idle(self._read_through_ms) if life is not None else frozenset(),
             caught_up=self._caught_up,
             alarm=self.alarm,
         )

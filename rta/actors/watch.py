@@ -130,6 +130,7 @@ class Watch:
         offsets = {p: o for s in shards for p, o in s.offsets.items()}
         return {
             "watermarks_ms": {str(p): m for s in shards for p, m in s.watermarks_ms.items()},
+            "idle": sorted({p for s in shards for p in s.idle}),
             "offsets": {str(p): o for p, o in sorted(offsets.items())},
             "log_ends": {str(p): e for s in shards for p, e in s.log_ends.items()},
             "lag_ms": max((s.lag_ms for s in shards), default=None),

@@ -50,6 +50,7 @@ _DOCUMENT = [
     "partitions",
     "limits",
     "allowed_lateness",
+    "idle_after",
     "dedup_window",
     "description",
 ]
@@ -99,6 +100,7 @@ def parse_datasource(document: Mapping[str, Any], *, incarnation: str, version: 
         too_old_ms=limits.duration_ms("too_old", None),
         in_the_future_ms=limits.required_duration_ms("in_the_future", 86_400_000),
         allowed_lateness_ms=section.required_duration_ms("allowed_lateness", 60_000),
+        idle_after_ms=section.required_duration_ms("idle_after", 60_000),
         dedup_window_ms=section.required_duration_ms("dedup_window", 86_400_000),
         document=dict(document),
     )

@@ -166,6 +166,8 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
     too_old_ms: int | None = None
     in_the_future_ms: int = 86_400_000
     allowed_lateness_ms: int = 60_000
+    idle_after_ms: int = 60_000
+    """A partition without input for so long no longer holds the datasource's watermark up."""
     dedup_window_ms: int = 86_400_000
     document: dict[str, Any] = msgspec.field(default_factory=dict)
     """What the user wrote, as `GET /v1/datasources/{name}` shows it."""

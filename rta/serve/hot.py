@@ -7,7 +7,7 @@ offsets, and a view is never lower than one published before, in any partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -56,6 +56,7 @@ class LoadCopy:
     arrived: int
     segments: list[Segment] = field(default_factory=list)
     watermarks_ms: dict[int, int | None] = field(default_factory=dict)
+    idle: frozenset[int] = frozenset()
     caught_up: bool = False
 
     @property
@@ -71,6 +72,7 @@ class LoadCopy:
 
     def apply(self, delta: HotDelta) -> None:
         self.watermarks_ms = delta.watermarks_ms
+        self.idle = delta.idle
         self.caught_up = delta.caught_up
         for part in delta.segments:
             if not self.segments or part.epoch > self.segments[-1].epoch:
@@ -202,7 +204,13 @@ class HotState:
         self._loads = kept
 
     def watermarks_ms(self) -> dict[int, int | None]:
+        """Per partition, as its newest load said last."""
         return {p: m for load in self._by_arrival() for p, m in load.watermarks_ms.items()}
+
+    def idle(self, live: Collection[str]) -> frozenset[int]:
+        """Partitions without input, as their newest load says, if its owner is among `live`: else nobody knows."""
+        newest = {p: load for load in self._by_arrival() for p in load.partitions}
+        return frozenset(p for p, load in newest.items() if load.actor in live and p in load.idle)
 
     def caught_up(self, live: Iterable[str]) -> frozenset[int]:
         """Partitions whose owner is among `live` and has caught up with the log."""

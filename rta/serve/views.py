@@ -29,6 +29,7 @@ from rta.store.objects import ObjectStore
 from rta.store.runs import load_state
 from rta.store.versions import TableVersions
 from rta.stream.saved import state_rows
+from rta.stream.watermark import combine
 
 DELTA_S = 1.0
 DOWN_S = 0.5
@@ -179,12 +180,13 @@ class FolderViews:
         missing = partitions - self._state.caught_up(live)
         alive = {(u.load, u.epoch) for u in moment.uses}
         self._rows = {key: table for key, table in self._rows.items() if key[:2] in alive}
-        marks = [m for m in self._state.watermarks_ms().values() if m is not None]
+        before = None if self._view is None else self._view.watermark_ms
+        marks, idle = self._state.watermarks_ms(), self._state.idle(live)
         return ReplicaView(
             datasource=self.datasource,
             moment=moment,
             states=self._states_of(moment.manifest),
-            watermark_ms=max(marks, default=None),
+            watermark_ms=combine(marks, idle, len(partitions), before),
             missing=tuple(sorted(missing)),
             owner=self,
         )

@@ -117,6 +117,15 @@ class Fold:
     def watermarks_ms(self) -> dict[int, int | None]:
         return {p.partition: p.watermark.now_ms for p in self._partitions.values()}
 
+    def idle(self, read_through_ms: Mapping[int, int]) -> frozenset[int]:
+        """Partitions without input for `idle_after_ms`; see `Watermark.is_idle`. They close nothing because of it."""
+        after_ms = self._datasource.idle_after_ms
+        return frozenset(
+            number
+            for number, each in self._partitions.items()
+            if each.watermark.is_idle(read_through_ms.get(number), after_ms)
+        )
+
     def fold(self, batches: Sequence[BatchArrived]) -> Increment:
         """Take records in; those of one partition in the order of their offsets.
 

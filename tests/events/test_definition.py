@@ -97,13 +97,15 @@ def test_document_says_partitions_limits_and_times() -> None:
             "partitions": 3,
             "limits": {"too_old": "30d", "in_the_future": "1h"},
             "allowed_lateness": "5m",
+            "idle_after": "90s",
             "dedup_window": "2h",
         }
     )
     assert datasource.partitions == 3
     assert (datasource.too_old_ms, datasource.in_the_future_ms) == (30 * 86_400_000, 3_600_000)
     assert (datasource.allowed_lateness_ms, datasource.dedup_window_ms) == (300_000, 7_200_000)
-    assert parse(TYPED).partitions == 8
+    assert datasource.idle_after_ms == 90_000
+    assert (parse(TYPED).partitions, parse(TYPED).idle_after_ms) == (8, 60_000)
 
 
 def by_day(metric: dict[str, Any], *dimensions: str) -> dict[str, Any]:

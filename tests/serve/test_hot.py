@@ -49,6 +49,8 @@ class Owner:
     start: dict[int, int]
     epochs: list[list[list[tuple[int, int]]]] = field(default_factory=lambda: [[]])
     first_epoch: int = 0
+    watermarks_ms: dict[int, int | None] = field(default_factory=dict)
+    idle: frozenset[int] = frozenset()
 
     def offsets(self, epochs: int | None = None, chunks: int | None = None) -> dict[int, int]:
         found = dict(self.start)
@@ -91,7 +93,8 @@ class Owner:
             generation=1,
             reset=not same,
             incarnations=dict.fromkeys(self.start, "i"),
-            watermarks_ms={},
+            watermarks_ms=self.watermarks_ms,
+            idle=self.idle,
             segments=tuple(parts),
             caught_up=True,
         )
@@ -250,3 +253,15 @@ def test_a_delta_that_skips_chunks_is_refused() -> None:
     state.apply(owner.delta(None))
     with pytest.raises(Exception, match="chunk"):
         state.apply(owner.delta(Cursor("a.1", 0, 0)))
+
+
+def test_a_partition_is_idle_only_as_its_newest_load_says_and_only_while_its_owner_answers() -> None:
+    state = HotState()
+    state.apply(Owner("a.1", "a", {0: 0, 1: 0}, watermarks_ms={0: 5, 1: 9}, idle=frozenset({0, 1})).delta(None))
+    state.apply(Owner("b.1", "b", {2: 0}, watermarks_ms={2: 7}, idle=frozenset({2})).delta(None))
+    assert state.watermarks_ms() == {0: 5, 1: 9, 2: 7}
+    assert state.idle(["a", "b"]) == {0, 1, 2}
+    assert state.idle(["b"]) == {2}
+    state.apply(Owner("a.2", "a", {0: 0, 1: 0}, watermarks_ms={0: 6, 1: 9}, idle=frozenset({1})).delta(None))
+    assert state.watermarks_ms() == {0: 6, 1: 9, 2: 7}
+    assert state.idle(["a", "b"]) == {1, 2}

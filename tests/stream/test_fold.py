@@ -318,3 +318,19 @@ def test_rows_with_an_identity_of_their_own_are_told_apart_by_it() -> None:
     shell = Shell(source)
     assert shell.take(BatchArrived(0, 0, START, 3, 0, rows)).duplicates == 1
     assert shell.take(BatchArrived(0, 1, START, 3, 0, rows)).duplicates == 3
+
+
+def test_a_partition_is_idle_when_its_log_was_read_to_the_end_and_held_nothing_for_long_enough() -> None:
+    shell = Shell(SOURCE)
+    shell.arrive(0, 0, Event(0, "1"))
+    shell.arrive(1, MINUTE, Event(0, "2"))
+    after = START + SOURCE.idle_after_ms
+    assert shell.fold.idle({}) == frozenset()
+    assert shell.fold.idle(dict.fromkeys(range(4), after - 1)) == {2, 3}
+    assert shell.fold.idle(dict.fromkeys(range(4), after)) == {0, 2, 3}
+    assert shell.fold.idle({0: START, 1: after + MINUTE}) == {1}, "partition 0 lags, 2 and 3 were not looked at"
+    shell.cut()
+    shell.restart()
+    assert shell.fold.idle(dict.fromkeys(range(4), after)) == {0, 2, 3}
+    shell.arrive(0, 2 * MINUTE, Event(0, "1"))
+    assert shell.fold.idle(dict.fromkeys(range(4), after)) == {2, 3}, "a duplicate is input too"
