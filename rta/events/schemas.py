@@ -131,7 +131,8 @@ class Rollup(msgspec.Struct, frozen=True):
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """Milliseconds that each table keeps its rows, counted from event time; None keeps no such table at all."""
+    """Milliseconds that each table keeps its rows, counted from event time, and from when they were written if that is
+    later; None keeps no such table at all."""
 
     events_ms: int | None = 365 * 86_400_000
     rejected_ms: int | None = 30 * 86_400_000

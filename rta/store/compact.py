@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,6 +37,9 @@ ROWS_MAX = 500_000
 """Rows of an output: with 25 columns about 250 MB while it is written."""
 CLASS_FACTOR = 4
 CLASS_ROWS = 1000
+DAY_MS = 86_400_000
+ARRIVAL_SPANS = 8
+"""Spans of arrival in a retention: merging lets a row stay for an eighth longer at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +52,23 @@ class Compacted:
     output: FileRef
 
 
-def choose_files(files: Sequence[FileRef], files_min: int = FILES_MIN) -> tuple[FileRef, ...]:
+def choose_files(
+    files: Sequence[FileRef], files_min: int = FILES_MIN, kept_ms: int | None = None
+) -> tuple[FileRef, ...]:
     """Files of one date and size class that are worth merging, the smallest class first; none when all is well.
 
     At most `files_min - 1` files of each class stay, so a date keeps a few dozen files however many arrive.
+
+    Args:
+        kept_ms: The table's retention, which also counts from when rows were written. Files are then merged only with
+            those of the same eighth of it, or old rows would stay for as long as late ones keep coming to their date.
     """
-    classes: dict[tuple[int, str], list[FileRef]] = {}
+    span_ms = max(DAY_MS, -(-kept_ms // ARRIVAL_SPANS)) if kept_ms is not None else None
+    classes: dict[tuple[int, str, int], list[FileRef]] = {}
     for file in files:
         if file.rows < ROWS_MAX // 2:
-            classes.setdefault((_size_class(file), file.date), []).append(file)
+            arrival = 0 if span_ms is None else (file.written_ms or 0) // span_ms
+            classes.setdefault((_size_class(file), file.date, arrival), []).append(file)
     for _, members in sorted(classes.items()):
         if len(members) < files_min:
             continue
@@ -136,7 +148,8 @@ class Compactor:
         )
         expected = [sum(column) for column in zip(*(self._proof(table, part) for part in parts), strict=True)]
         del parts, merged
-        output = write_table_file(self._store, self._folder, ref, name)
+        written_ms = max((file.written_ms for file in inputs if file.written_ms is not None), default=None)
+        output = msgspec.structs.replace(write_table_file(self._store, self._folder, ref, name), written_ms=written_ms)
         found = list(self._proof(table, fit(self._read(output), schema)))
         if [value % (1 << 64) for value in expected] != [value % (1 << 64) for value in found]:
             raise InvariantError(

@@ -123,8 +123,9 @@ def _adds(table: pa.Table) -> list[dict[str, Any]]:
     action = table.column("add").combine_chunks()
     action = action.filter(pc.is_valid(pc.struct_field(action, "path")))
     dates = pc.map_lookup(pc.struct_field(action, "partitionValues"), "date", "first").to_pylist()
-    paths, sizes, stats = (pc.struct_field(action, name).to_pylist() for name in ("path", "size", "stats"))
+    names = ("path", "size", "modificationTime", "stats")
+    columns = [pc.struct_field(action, name).to_pylist() for name in names]
     return [
-        {"path": path, "size": size, "stats": stat, "partitionValues": {"date": date}}
-        for path, size, stat, date in zip(paths, sizes, stats, dates, strict=True)
+        {**dict(zip(names, values, strict=True)), "partitionValues": {"date": date}}
+        for *values, date in zip(*columns, dates, strict=True)
     ]

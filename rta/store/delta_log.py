@@ -47,6 +47,7 @@ class _Stats(msgspec.Struct):
 class _Add(msgspec.Struct):
     path: str
     size: int
+    written_ms: int = msgspec.field(name="modificationTime")
     partition: dict[str, str | None] = msgspec.field(name="partitionValues", default_factory=dict)
     stats: str | None = None
 
@@ -289,7 +290,7 @@ class DeltaLog:
             raise CorruptFileError(f"reading the checkpoint '{key}': {error}", "restore it from a backup") from error
         files = {
             (path := unquote(add["path"])): _file_ref(
-                self.table, path, _Add(path, add["size"], add["partitionValues"], add["stats"])
+                self.table, path, _Add(path, add["size"], add["modificationTime"], add["partitionValues"], add["stats"])
             )
             for add in checkpoint.adds
         }
@@ -354,7 +355,7 @@ def _add_action(file: FileRef, now_ms: int, data_change: bool) -> dict[str, Any]
         "path": quote(file.path, safe="/=._-"),
         "partitionValues": {"date": file.date},
         "size": file.bytes,
-        "modificationTime": now_ms,
+        "modificationTime": now_ms if file.written_ms is None else file.written_ms,
         "dataChange": data_change,
         "stats": msgspec.json.encode(stats).decode(),
     }
@@ -373,6 +374,7 @@ def _file_ref(table: str, path: str, add: _Add) -> FileRef:
         bytes=add.size,
         time_min_ms=day_ms if least is None else _milliseconds(least),
         time_max_ms=day_ms + 86_399_999 if greatest is None else _milliseconds(greatest),
+        written_ms=add.written_ms,
     )
 
 

@@ -8,14 +8,14 @@ have covered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from rta.errors import NotFoundError
 from rta.events.schemas import Datasource, Grain
-from rta.store import jobs, layout
+from rta.store import jobs
 from rta.store.compact import Compactor, Merge, choose_files
 from rta.store.delta_log import DeltaLog, NewCommit, TableState
 from rta.store.expired import note_expired, read_expired
@@ -170,7 +170,8 @@ class Maintenance:
         return [file for path, file in state.files.items() if path in known]
 
     def _compact(self, table: str, covered: int, now_ms: int) -> MaintenanceReport | None:
-        inputs = choose_files(self._covered_files(table, covered), self._plan.compact_files_min)
+        kept_ms = retention_ms(self._datasource, table)
+        inputs = choose_files(self._covered_files(table, covered), self._plan.compact_files_min, kept_ms)
         if not inputs:
             return None
         done = self._compactor.compact(self._projection.log(table), inputs, now_ms)
@@ -183,8 +184,8 @@ class Maintenance:
     def _expire(self, table: str, covered: int, now_ms: int) -> MaintenanceReport | None:
         """Take files of whole dates that have left the table's retention out of the Delta table, and count the rows.
 
-        A file also stays for the retention's length after it was written: history that is loaded today is not gone
-        tomorrow because it is old.
+        A file also stays for the retention's length after its newest row was written: history that is loaded today is
+        not gone tomorrow because it is old. Being rewritten by compaction does not count as written.
         """
         log = self._projection.log(table)
         if log.refresh().version < 0:
@@ -195,7 +196,7 @@ class Maintenance:
             return None
         oldest = datetime.fromtimestamp((now_ms - kept_ms) / 1000, UTC).date().isoformat()
         dated = [file for file in self._covered_files(table, covered) if file.date < oldest]
-        old = self._written_before(table, dated, now_ms - kept_ms)[:EXPIRED_FILES_MAX]
+        old = [file for file in dated if (file.written_ms or 0) < now_ms - kept_ms][:EXPIRED_FILES_MAX]
         if not old:
             return None
 
@@ -208,13 +209,6 @@ class Maintenance:
             return None
         self._count_expired(log)
         return MaintenanceReport("expire", table, files_in=len(old), rows=sum(file.rows for file in old))
-
-    def _written_before(self, table: str, files: Sequence[FileRef], before_ms: int) -> list[FileRef]:
-        folder = self._datasource.folder
-        dates = sorted({file.date for file in files})
-        listed = (info for date in dates for info in self._store.list(layout.table_file(folder, table, f"date={date}")))
-        early = {info.key for info in listed if info.modified_ms < before_ms}
-        return [file for file in files if layout.table_file(folder, table, file.path) in early]
 
     def _count_expired(self, log: DeltaLog) -> None:
         """Add what the table's own commits say; each commit once, whatever crashed in between."""

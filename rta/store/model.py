@@ -16,8 +16,12 @@ GENESIS = "genesis"
 """The part that the first manifest names for every partition: nothing has been folded yet."""
 
 
-class FileRef(msgspec.Struct, frozen=True):
-    """One Parquet file of a table. `path` is relative to the table's folder; times are event time or bucket, in ms."""
+class FileRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One Parquet file of a table. `path` is relative to the table's folder; times are event time or bucket, in ms.
+
+    `written_ms` is when the newest of its rows was committed first: a rewritten file keeps that of its inputs, so that
+    rewriting renews nothing. None in parts and manifests, where the manifest's `created_ms` says it.
+    """
 
     table: str
     path: str
@@ -26,6 +30,7 @@ class FileRef(msgspec.Struct, frozen=True):
     bytes: int
     time_min_ms: int
     time_max_ms: int
+    written_ms: int | None = None
 
 
 class RunRef(msgspec.Struct, frozen=True):

@@ -111,7 +111,8 @@ class DeltaProjection:
         by_table: dict[str, list[tuple[int, FileRef]]] = {}
         for manifest in manifests.read(first, last):
             for file in manifest.files:
-                by_table.setdefault(file.table, []).append((manifest.number, file))
+                dated = msgspec.structs.replace(file, written_ms=manifest.created_ms)
+                by_table.setdefault(file.table, []).append((manifest.number, dated))
         commits, broken = 0, None
         for table, files in sorted(by_table.items()):
             try:

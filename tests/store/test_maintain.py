@@ -219,6 +219,49 @@ def test_retention_takes_whole_dates_and_says_how_many_rows() -> None:
     assert house.maintenance.expired() == {EVENTS: 20}
 
 
+def test_history_that_is_loaded_late_stays_for_the_retention_after_its_arrival() -> None:
+    house = House()
+    house.world.now_ms = START_MS + 100 * DAY_MS
+    house.world.epochs(1, rows=5)
+    house.project()
+    house.work(house.world.now_ms + 9 * DAY_MS)
+    assert len(house.files(EVENTS)) == 1
+    house.work(house.world.now_ms + 10 * DAY_MS + 1)
+    assert house.files(EVENTS) == []
+    assert house.maintenance.expired()[EVENTS] == 5
+
+
+def test_compaction_and_checkpoints_do_not_renew_the_time_of_arrival() -> None:
+    house = House()
+    written_ms = house.world.now_ms
+    for _ in range(70):
+        house.world.epochs(1, rows=1)
+        house.project()
+        house.work(written_ms + 8 * DAY_MS)
+    assert any(path.rpartition("/")[2].startswith("compact-") for path in (f.path for f in house.files(EVENTS)))
+    assert all((file.written_ms or 0) <= house.world.now_ms for file in house.files(EVENTS))
+    assert house.world.store.exists(f"{layout.delta_log(house.world.folder, EVENTS)}/_last_checkpoint")
+    fresh = DeltaProjection(house.world.store, house.world.folder, house.world.datasource).log(EVENTS).refresh()
+    assert {file.path: file.written_ms for file in fresh.files.values()} == {
+        file.path: file.written_ms for file in house.files(EVENTS)
+    }
+    house.work(house.world.now_ms + 11 * DAY_MS)
+    assert house.files(EVENTS) == []
+
+
+def test_late_rows_of_an_old_date_do_not_keep_the_older_ones() -> None:
+    house = House()
+    for day in range(30):
+        house.world.now_ms = START_MS + day * DAY_MS
+        house.world.epochs(3, rows=1)
+        house.project()
+        house.work()
+    kept = [int(text.removeprefix("id")) // 3 for text in house.rows(EVENTS)["id"].to_pylist()]
+    first_day = 30 - 1 - 10 - 2
+    assert min(kept) >= first_day, "days of arrival; the retention is 10 days, an eighth of it 1.25"
+    assert set(range(30 - 10, 30)) <= set(kept)
+
+
 def test_retention_that_dies_before_counting_is_counted_once_later() -> None:
     house = House()
     house.world.epochs(1, rows=5)

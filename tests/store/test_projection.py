@@ -15,7 +15,7 @@ from rta.store.delta_log import DeltaLog, NewCommit
 from rta.store.objects import LocalStore
 from rta.store.tables import DeltaProjection, read_floor
 from tests.store.memory import CrashError, Fault, FaultyStore, MemoryStore, Operation
-from tests.store.world import World, shop
+from tests.store.world import World, as_named, shop
 
 TABLES = ("events", "rollup_traffic_minute")
 
@@ -233,8 +233,9 @@ def test_checkpoints_of_other_programs_are_read(tmp_path: Path) -> None:
     DeltaTable(uri).create_checkpoint()
     world.store.delete(f"{layout.delta_log(world.folder, 'events')}/{0:020d}.json")
     log = DeltaLog(world.store, world.folder, "events")
-    before = {file.path: file for file in world.expected("events", 3)}
-    assert log.refresh().files == before
+    files = list(log.refresh().files.values())
+    assert sorted(as_named(files), key=lambda file: file.path) == world.expected("events", 3)
+    assert {file.written_ms for file in files} == {m.created_ms for m in world.manifests.read(1, 3)}
     assert log.state.txns == {world.folder: 3}
     world.epochs(1, rows=3)
     projection(world).advance(world.manifests, 4, 2000)

@@ -17,7 +17,7 @@ from rta.store.parquet import read_one
 from rta.store.tables import DeltaProjection
 from rta.store.versions import TableVersions
 from tests.store.memory import MemoryStore
-from tests.store.world import World
+from tests.store.world import World, as_named
 
 EVENTS = "events"
 
@@ -80,7 +80,7 @@ def test_table_that_has_passed_the_view_is_read_at_the_earlier_version() -> None
     keeper.advance(world.manifests, 6, 0)
     compact_all(world, keeper)
     reader = versions(world)
-    assert reader.files_at(EVENTS, 4) == world.expected(EVENTS, 4)
+    assert as_named(reader.files_at(EVENTS, 4)) == world.expected(EVENTS, 4)
     assert len(reader.files_at(EVENTS, 6)) == 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import pyarrow as pa
@@ -187,6 +187,11 @@ class World:
     def expected(self, table: str, number: int) -> list[FileRef]:
         """What the manifests alone say: every file of a table through one of them."""
         return [file for manifest in self.manifests.read(0, number) for file in manifest.files if file.table == table]
+
+
+def as_named(files: Iterable[FileRef]) -> list[FileRef]:
+    """Files as a manifest names them: when they were written is what their table adds."""
+    return [msgspec.structs.replace(file, written_ms=None) for file in files]
 
 
 def altered(part: Part, **changes: object) -> Part:
