@@ -36,6 +36,10 @@ from rta.stream.model import Identities, IdRun, RunWrite
 STEPS = 48
 """Steps for which an identity is known besides its own."""
 RUNS_PER_STEP_MAX = 8
+CLOSED_RUNS_MAX = 2
+"""Runs of a step that is over: every manifest names the runs of all 49 steps of every partition."""
+CLOSING_IDS_MIN = 65_536
+"""Identities that a cut may rewrite for steps that are over, where the epoch itself brought fewer."""
 LOAD_MAX = 0.7
 LOAD_AFTER_GROWTH = 0.47
 CAPACITY_MIN = 1024
@@ -222,8 +226,17 @@ class PartitionIds:
 
     # Runs
 
-    def cut(self) -> tuple[list[RunWrite], tuple[object, ...]]:
-        """Runs to write for the epoch, and the keys of the older ones that still count beside them."""
+    @property
+    def fresh_ids(self) -> int:
+        """Identities counted since the last cut."""
+        return sum(len(ids) for ids, _ in self._fresh)
+
+    def cut(self, room: int = 0) -> tuple[list[RunWrite], tuple[object, ...]]:
+        """Runs to write for the epoch, and the keys of the older ones that still count beside them.
+
+        Args:
+            room: About so many identities of steps that are over may be written again, in fewer runs.
+        """
         if self._awaited:
             raise InvariantError(
                 f"partition {self.partition} was cut again before the {len(self._awaited)} id runs of its last cut "
@@ -237,6 +250,7 @@ class PartitionIds:
             alive = [span for span in _spans(steps) if span[0] >= self.oldest_step]
             self._awaited = [self._planned(step, ids[first:end]) for step, first, end in alive]
             self._fresh = []
+        self._close_steps(room)
         replaced = {id(r) for a in self._awaited for r in a.replaces}
         kept = tuple(r.key for r in self._runs if id(r) not in replaced)
         return [a.write for a in self._awaited], kept
@@ -257,6 +271,28 @@ class PartitionIds:
             count += len(merged[-1].identities)
         ids = np.concatenate([fresh, *(np.asarray(r.identities) for r in merged)]) if merged else fresh
         return _Awaited(RunWrite(self.partition, step, sorted_identities(ids)), fresh, tuple(merged))
+
+    def _close_steps(self, room: int) -> None:
+        """Leave two runs of a step that is over, the oldest steps first. The largest stays if it is half of it or more."""
+        busy = {self.now_step, *(a.write.step for a in self._awaited)}
+        by_step: dict[int, list[IdRun]] = {}
+        for run in self._runs:
+            if run.step not in busy:
+                by_step.setdefault(run.step, []).append(run)
+        for step, runs in sorted(by_step.items()):
+            if len(runs) > CLOSED_RUNS_MAX and room > 0:
+                *smaller, largest = sorted(runs, key=lambda r: len(r.identities))
+                count = sum(len(r.identities) for r in smaller)
+                merged = smaller if count <= len(largest.identities) else runs
+                ids = np.concatenate([np.asarray(r.identities) for r in merged])
+                write = RunWrite(self.partition, step, sorted_identities(ids))
+                self._awaited.append(_Awaited(write, np.empty((0, 2), np.uint64), tuple(merged)))
+                room -= len(ids)
+
+    @property
+    def rewritten_ids(self) -> int:
+        """Identities that the last cut wrote again for steps that are over."""
+        return sum(len(a.write.identities) for a in self._awaited if not len(a.fresh))
 
     def written(self, runs: Sequence[IdRun]) -> None:
         """The runs of the last cut, in its order, as they can be read now."""
@@ -325,6 +361,17 @@ class Duplicates:
                 return
             step, partition = min(steps)
             self.partitions[partition].evict(step)
+
+    def cut(self) -> tuple[list[RunWrite], dict[int, tuple[object, ...]]]:
+        """What `PartitionIds.cut` says of each partition, ascending. Rewrites no more than the epoch brought, about."""
+        room = max(CLOSING_IDS_MIN, sum(p.fresh_ids for p in self.partitions.values()))
+        writes: list[RunWrite] = []
+        kept: dict[int, tuple[object, ...]] = {}
+        for partition, ids in sorted(self.partitions.items()):
+            ordered, kept[partition] = ids.cut(room)
+            writes += ordered
+            room -= ids.rewritten_ids
+        return writes, kept
 
     def written(self, runs: Sequence[IdRun]) -> None:
         """The runs of the last cut, one for each of its `run_writes`, in that order."""

@@ -36,7 +36,6 @@ from rta.stream.model import (
     Increment,
     PartitionCut,
     PartitionLoaded,
-    RunWrite,
 )
 from rta.stream.partition import Partition
 from rta.stream.rollups import build_partials, check_rollups, from_polars, partial_schema, to_polars
@@ -232,11 +231,7 @@ class Fold:
 
         Cost: 0.1-0.35 s for 500,000 events and one or two rollups.
         """
-        run_writes: list[RunWrite] = []
-        kept_runs: dict[int, tuple[object, ...]] = {}
-        for partition in self._partitions:
-            writes, kept_runs[partition] = self._duplicates.partitions[partition].cut()
-            run_writes += writes
+        run_writes, kept_runs = self._duplicates.cut()
         self._settle()
         held = Held(self._datasource, self._partitions, self._rollups, self._raw, self._waited)
         outcome = cut_epoch(held, self._limits)

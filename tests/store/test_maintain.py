@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -16,13 +17,15 @@ from rta.events.keys import id_sum, identities_of
 from rta.store import jobs, layout
 from rta.store.compact import Compactor, choose_files
 from rta.store.maintain import Maintenance, MaintenancePlan, MaintenanceReport, drop_datasource, removal
-from rta.store.model import FileRef, Part
+from rta.store.model import FileRef, Part, RunRef
 from rta.store.objects import ObjectStore
 from rta.store.parquet import read_one
-from rta.store.sweep import Sweep
+from rta.store.runs import write_runs
+from rta.store.sweep import RECENT, Sweep
 from rta.store.tables import DeltaProjection
+from rta.stream.model import RunWrite
 from tests.store.memory import CrashError, Fault, FaultyStore, MemoryStore, Operation
-from tests.store.world import DAY_MS, START_MS, World
+from tests.store.world import DAY_MS, START_MS, World, altered_piece
 
 EVENTS = "events"
 ROLLUP = "rollup_traffic_minute"
@@ -355,6 +358,36 @@ def test_old_states_go_when_no_recent_manifest_names_them() -> None:
     states = {info.key for info in world.store.list(f"{world.folder}/state")}
     assert layout.within(world.folder, world.newest.partitions[0].state or "") in states
     assert 1 <= len(states) <= 10
+
+
+def test_id_runs_that_were_merged_stay_as_long_as_a_recent_manifest_names_them() -> None:
+    house = House()
+    world = house.world
+
+    def epoch(*kept: RunRef, writes: int = 0) -> tuple[RunRef, ...]:
+        part = world.part(0)
+        path = layout.run_path("agg-0", 1, world.epoch)
+        ordered = [RunWrite(0, 7, np.zeros((3, 2), np.uint64))] * writes
+        refs = (*kept, *write_runs(world.store, world.folder, path, ordered))
+        world.commit(altered_piece(part, runs=refs))
+        return refs
+
+    def swept() -> set[str]:
+        for _ in range(2):
+            house.work(world.now_ms)
+            world.now_ms += GRACE_MS + 1
+        return {info.key for info in world.store.list(f"{world.folder}/runs")}
+
+    apart = epoch(*epoch(writes=1), writes=1)
+    merged = epoch(writes=1)
+    old = {layout.within(world.folder, ref.path) for ref in apart}
+    new = {layout.within(world.folder, ref.path) for ref in merged}
+    for _ in range(RECENT - 1):
+        assert swept() == old | new
+        epoch(*merged)
+    assert swept() == old | new
+    epoch(*merged)
+    assert swept() == new
 
 
 MOVES = st.lists(

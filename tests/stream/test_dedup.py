@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rta.errors import InvariantError
-from rta.stream.dedup import RUNS_PER_STEP_MAX, STEPS, Duplicates, PartitionIds, step_ms_of
+from rta.store.model import RunRef
+from rta.stream import dedup
+from rta.stream.dedup import CLOSED_RUNS_MAX, RUNS_PER_STEP_MAX, STEPS, Duplicates, PartitionIds, step_ms_of
 from rta.stream.identity_table import filter_add, filter_maybe, sorted_identities
 from rta.stream.model import FoldLimits, Identities, IdRun
 from tests.stream.shop import DAY, Event, Shell, datasource
@@ -112,6 +115,68 @@ def test_more_than_eight_runs_of_a_step_become_fewer_without_losing_an_identity(
         assert len(named) <= RUNS_PER_STEP_MAX
         held = np.concatenate([run.identities for run in named.values()])
         assert sorted(held.tolist()) == sorted(HASHES[: epoch * 10 + 10].tolist())
+
+
+def a_day(ids_max: int, seed: int) -> tuple[Duplicates, dict[int, list[IdRun]], int, dict[int, Identities]]:
+    """More than a window of epochs of 30 s, of all sizes, small after large. Two partitions; one starts again halfway."""
+    rng = np.random.default_rng(seed)
+    dups = Duplicates(DAY, 20_000)
+    dups.load({0: [], 1: []}, {0: 0, 1: 0})
+    named: dict[int, list[IdRun]] = {0: [], 1: []}
+    admitted: dict[int, list[Identities]] = {0: [], 1: []}
+    most = 0
+    for epoch in range(2 * 60 * 26):
+        step = dups.step_of(epoch * 30_000)
+        for partition, ids in dups.partitions.items():
+            count = 1 + int(ids_max * ((59 - epoch % 60) / 59) ** 3)
+            fresh = rng.integers(0, 2**64, (count, 2), dtype=np.uint64)
+            assert ids.admit(fresh, steps(step, count)).all()
+            if step > 2 * 26 - STEPS:
+                admitted[partition].append(fresh)
+        writes, kept = dups.cut()
+        runs = [IdRun(w.step, w.identities, object()) for w in writes]
+        known = {r.key: r for each in named.values() for r in each}
+        named = {p: [known[key] for key in kept[p]] for p in kept}
+        for write, run in zip(writes, runs, strict=True):
+            named[write.partition].append(run)
+        dups.written(runs)
+        most = max(most, *map(len, named.values()))
+        if epoch == 60 * 26:
+            dups = Duplicates(DAY, 20_000)
+            dups.load({p: named[p] for p in named}, dict.fromkeys(named, epoch * 30_000))
+    return dups, named, most, {p: np.concatenate(each) for p, each in admitted.items()}
+
+
+def test_a_day_of_epochs_leaves_a_manifest_small_and_every_identity_known() -> None:
+    dups, named, most, admitted = a_day(40, seed=3)
+    assert most <= CLOSED_RUNS_MAX * (STEPS + 1) + RUNS_PER_STEP_MAX
+    refs = tuple(RunRef("runs/aggregator-10-100-1000000.ids", r.step, 10**9, 10**6) for r in named[0])
+    assert 8 * len(msgspec.json.encode(refs)) < 100_000, "bytes of the runs of 8 partitions in a manifest"
+    for partition, ids in dups.partitions.items():
+        held = np.concatenate([np.asarray(r.identities) for r in named[partition]])
+        assert len(np.unique(held, axis=0)) == len(held), "in one run each"
+        again = admitted[partition]
+        assert not ids.admit(again, steps(ids.now_step, len(again))).any()
+
+
+def test_steps_that_are_over_are_closed_a_bounded_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dedup, "CLOSING_IDS_MIN", 1)
+    dups = Duplicates(DAY, 1000)
+    dups.load({p: [] for p in range(4)}, dict.fromkeys(range(4), 0))
+    rewritten = []
+    for epoch, step in enumerate([0] * 5 + [1] * 8):
+        if not step:
+            for partition, ids in dups.partitions.items():
+                first = 100 * (5 * partition + epoch)
+                ids.admit(HASHES[first : first + 100 - 19 * epoch], steps(step, 100 - 19 * epoch))
+        else:
+            for ids in dups.partitions.values():
+                ids.admit(identities(4000 + epoch), steps(step, 1))
+        writes, _ = dups.cut()
+        rewritten.append(sum(len(w.identities) for w in writes if w.step < step))
+        dups.written([IdRun(w.step, w.identities, object()) for w in writes])
+    assert sum(1 for count in rewritten if count) == 4, "one partition in each cut"
+    assert max(rewritten) <= 310
 
 
 #   memory:  .  . B .      a run that only disk knows (A) is merged with one that memory knows (B);
