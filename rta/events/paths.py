@@ -69,7 +69,8 @@ def extract(texts: pa.Array | pa.ChunkedArray, path: tuple[str, ...]) -> Extract
         buf = padded(memoryview(data_buffer)[first:last])
         names, ends = _names(path)
         scratch = np.empty(len(buf), np.uint8)
-        find_values(buf, offsets - np.int32(first), names, ends, scratch, Found(spans, tokens, numbers))
+        present = pc.is_valid(flat).to_numpy(zero_copy_only=False)
+        find_values(buf, (offsets - np.int32(first), present), names, ends, scratch, Found(spans, tokens, numbers))
     odd = np.nonzero(np.isnan(numbers))[0]
     for row, (start, end) in zip(odd.tolist(), spans[odd].tolist(), strict=True):
         numbers[row] = float(buf[start:end].tobytes())
@@ -135,13 +136,22 @@ def find_member(buf: Bytes, pos: int, name: tuple[Bytes, int, int], scratch: Byt
 
 @kernel
 def find_values(
-    buf: Bytes, offsets: npt.NDArray[np.int32], names: Bytes, ends: npt.NDArray[np.int64], scratch: Bytes, found: Found
+    buf: Bytes,
+    texts: tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]],
+    names: Bytes,
+    ends: npt.NDArray[np.int64],
+    scratch: Bytes,
+    found: Found,
 ) -> None:
-    """Span and kind of the value at the path in each text; numbers too, NaN where Python has to read them."""
+    """Span and kind of the value at the path in each text; numbers too, NaN where Python has to read them.
+
+    `texts` are the offsets into `buf`, and which of them are not null: Arrow leaves open what stands behind a null.
+    """
+    offsets, present = texts
     spans, tokens, numbers = found.spans, found.tokens, found.numbers
     for row in range(len(tokens)):
         start, end, kind = as_int(offsets[row]), as_int(offsets[row + 1]), OBJECT
-        if start == end:
+        if start == end or not present[row]:
             continue
         for i in range(len(ends) - 1):
             start = skip_space(buf, start)

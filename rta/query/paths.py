@@ -50,8 +50,7 @@ def values_at(texts: pl.Series, path: tuple[str, ...]) -> tuple[pl.Series, pl.Se
     """Text, number, truth value and JSON at a path in each JSON text."""
     from rta.events.paths import Kind, extract
 
-    # Arrow leaves open what stands behind a null; an empty text has nothing at any path.
-    found = extract(texts.fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest()), path)
+    found = extract(texts.to_arrow(compat_level=pl.CompatLevel.oldest()), path)
     strings, numbers = pl.Series(found.strings), pl.Series(found.numbers)
     kinds = pl.Series(found.kind)
     truths = pl.select(pl.when(kinds == Kind.BOOLEAN).then(strings == "true")).to_series()

@@ -67,6 +67,31 @@ def test_slices_and_chunks_are_read_in_place() -> None:
     assert extract(chunked, ("a",)).numbers.to_pylist() == [1.0, 2.0, None]
 
 
+def test_what_stands_behind_a_null_is_not_read() -> None:
+    texts = pa.array(['{"a":1}', '{"a":2}', '{"a":', '{"a":4}'])
+    nulls = pa.py_buffer(bytes([0b1001]))
+    array = pa.StringArray.from_buffers(4, texts.buffers()[1], texts.buffers()[2], nulls, 2)
+    assert extract(array, ("a",)).numbers.to_pylist() == [1.0, None, None, 4.0]
+    assert extract(array.slice(1), ("a",)).kind.tolist() == [Kind.ABSENT, Kind.ABSENT, Kind.NUMBER]
+    assert extract(array.slice(2, 1).cast(pa.large_string()), ("a",)).strings.to_pylist() == [None]
+
+
+@given(
+    st.lists(st.none() | documents.flatmap(lambda d: written(d)), max_size=8),
+    st.integers(0, 8),
+    st.integers(0, 8),
+    paths,
+)
+def test_a_slice_reads_like_a_copy_of_its_own(
+    texts: list[str | None], begin: int, length: int, path: tuple[str, ...]
+) -> None:
+    piece = extract(pa.array(texts, pa.string()).slice(begin, length), path)
+    copy = extract(pa.array(texts[begin : begin + length], pa.string()), path)
+    assert piece.kind.tolist() == copy.kind.tolist()
+    assert piece.strings.equals(copy.strings)
+    assert piece.numbers.equals(copy.numbers)
+
+
 def test_nothing_is_found_in_nothing() -> None:
     found = extract(pa.array([], pa.string()), ("a",))
     assert (len(found.kind), len(found.strings), len(found.numbers)) == (0, 0, 0)
