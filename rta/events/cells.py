@@ -1,7 +1,8 @@
 """From the text of a value to the value: numbers, times, strings, column by column. For numba.
 
 Whatever a function here can't turn into its column's type exactly, it marks UNSURE in the event's doubts; the exact
-decoder finds the value or the reason. Doubles beyond the exact fast path get the kind ODD and are read by Python.
+decoder finds the value or the reason. MISSING is an event of which the first thing that is wrong is a value that it must
+have and lacks. Doubles beyond the exact fast path get the kind ODD and are read by Python.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rta.events.frames import SURE, UNSURE
+from rta.events.frames import MISSING, SURE, UNSURE
 from rta.events.simd import Bytes, as_int, copy, inlined, kernel
 from rta.events.tokens import ARRAY, ESCAPED, FALSE, FLOAT, INTEGER, NULL, STRING, TRUE, hex4, skip_space, skip_string
 
@@ -277,7 +278,7 @@ def read_slot(
         kind = kinds[row]
         if kind == 0 or kind == NULL:
             if rules.required[slot]:
-                doubts[row] = UNSURE
+                doubts[row] = MISSING
             continue
         start, length = as_int(starts[row]), as_int(lengths[row])
         ok = True

@@ -20,11 +20,11 @@ from rta.errors import BadRequestError, RtaError, TooLargeError
 from rta.events.bodies import Body, Format, Limits, format_of, unpack
 from rta.events.columns import Prepared, Scanned, build_table, prepare, read_values, scan, sure_rows
 from rta.events.exact import TIME_MAX_MS, TIME_MIN_MS, Judge, judge
-from rta.events.frames import EMPTY, READ, TOO_MANY
+from rta.events.frames import EMPTY, MISSING, READ, SURE, TOO_MANY, UNSURE
 from rta.events.keys import hash_text, placed
 from rta.events.schemas import ID_HI, ID_LO, ColumnType, Datasource
 from rta.events.tabular import read_arrow
-from rta.events.verdicts import Verdict, shown
+from rta.events.verdicts import Reason, Refusals, Verdict, shown, too_doubtful
 
 __all__ = ["STEPS", "Body", "Decoded", "Edge", "Limits", "Outcome", "Pass", "decode", "prepared", "unpack", "warm_up"]
 
@@ -59,9 +59,14 @@ class Outcome:
     error: RtaError | None
     total: int = 0
     successful: int = 0
-    verdicts: list[Verdict] = field(default_factory=list)
+    refusals: Refusals = field(default_factory=Refusals)
     first_row: int = 0
     generated_ids: list[str] | None = None
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Of the first refused events; `refusals.reasons` counts all of them."""
+        return self.refusals.verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Pass:
     """One run of the steps over bodies of one reader.
 
     `spans` holds per readable body its first event and the one behind its last; `numbers` says which event each of
-    `rows` is. Events without a row have a verdict in `refused`, by their number.
+    `rows` is. Events without a row are among the `refused` of their body.
     """
 
     prepared: Prepared
@@ -100,7 +105,7 @@ class Pass:
     spans: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     errors: dict[int, RtaError] = field(default_factory=dict)
     scanned: Scanned | None = None
-    refused: dict[int, Verdict] = field(default_factory=dict)
+    refused: dict[int, Refusals] = field(default_factory=dict)
     judged: dict[int, list[Any]] = field(default_factory=dict)
     rows: pa.Table | None = None
     numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -170,8 +175,9 @@ def bound_times(state: Pass) -> Pass:
     assert state.scanned is not None
     times = state.scanned.numbers[state.prepared.rules.numbers[0]]
     outside = (times < state.rules.oldest_ms) | (times > state.rules.newest_ms)
-    doubts = state.scanned.doubts
-    doubts[outside & (doubts == 0)] = 1
+    if outside.any():
+        doubts = state.scanned.doubts
+        doubts[outside & ((doubts == SURE) | (doubts == MISSING) & ~state.scanned.absent(0))] = UNSURE
     return state
 
 
@@ -182,24 +188,52 @@ def require_ids(state: Pass) -> Pass:
         return state
     for event in np.nonzero(scanned.absent(slot) & (scanned.doubts == 0))[0].tolist():
         if not state.generates_for(event):
-            scanned.doubts[event] = 1
+            scanned.doubts[event] = UNSURE
     return state
 
 
 def judge_doubtful(state: Pass) -> Pass:
-    """The exact decoder decides what the fast one did not want to."""
-    scanned = state.scanned
-    assert scanned is not None
-    refused, judged = dict(state.refused), dict(state.judged)
-    for event in np.nonzero(scanned.doubts)[0].tolist():
-        body = state.body_of(event)
-        rules = replace(state.rules, ids_generated=state.bodies[body].generate_ids)
-        found = judge(scanned.text(event), rules, event - int(state.spans[body, 0]))
-        if isinstance(found, Verdict):
-            refused[event] = found
+    """The exact decoder decides what the fast one did not want to, body by body, as far as a body may ask for that."""
+    assert state.scanned is not None
+    doubtful = np.nonzero(state.scanned.doubts)[0]
+    if not len(doubtful):
+        return state
+    refused, judged, errors = dict(state.refused), dict(state.judged), dict(state.errors)
+    owners = np.searchsorted(state.spans[:, 1], doubtful, side="right")
+    for events in np.split(doubtful, np.flatnonzero(np.diff(owners)) + 1):
+        body = state.body_of(int(events[0]))
+        try:
+            refused[body] = _judge_body(state, state.scanned, body, events, judged)
+        except TooLargeError as error:
+            errors[body] = error
+            first, end = state.spans[body].tolist()
+            state.scanned.doubts[first:end] = UNSURE
+            judged = {event: row for event, row in judged.items() if not first <= event < end}
+    return replace(state, refused=refused, judged=judged, errors=errors)
+
+
+def _judge_body(
+    state: Pass, scanned: Scanned, body: int, events: npt.NDArray[np.int64], judged: dict[int, list[Any]]
+) -> Refusals:
+    """Once its verdicts need no words, what only lacks a field is just counted. Raises TooLargeError."""
+    rules = replace(state.rules, ids_generated=state.bodies[body].generate_ids)
+    first = int(state.spans[body, 0])
+    found = Refusals()
+    room = state.limits.exact_events
+    missing = scanned.doubts[events] == MISSING
+    for at, event in enumerate(events.tolist()):
+        if found.full and missing[at]:
+            found.reasons[Reason.MISSING_FIELD] += 1
+            continue
+        if not room:
+            raise too_doubtful(state.limits.exact_events)
+        room -= 1
+        verdict = judge(scanned.text(event), rules, event - first)
+        if isinstance(verdict, Verdict):
+            found.add(verdict)
         else:
-            judged[event] = found
-    return replace(state, refused=refused, judged=judged)
+            judged[event] = verdict
+    return found
 
 
 def build_rows(state: Pass) -> Pass:
@@ -333,7 +367,7 @@ def _read_arrow(state: Pass) -> Pass:
         state,
         rows=read.rows,
         numbers=read.numbers,
-        refused={verdict.index: verdict for verdict in read.verdicts},
+        refused={0: read.refusals},
         spans=np.array([[0, read.total]], np.int64),
     )
 
@@ -387,9 +421,6 @@ def _unreadable(state: Pass, scanned: Scanned, body: int) -> RtaError:
 
 
 def _outcomes(state: Pass, first_row: int) -> list[Outcome]:
-    verdicts: dict[int, list[Verdict]] = {}
-    for event in sorted(state.refused):
-        verdicts.setdefault(state.body_of(event), []).append(state.refused[event])
     made: dict[int, list[str]] = {}
     for event in sorted(state.generated):
         made.setdefault(state.body_of(event), []).append(state.generated[event])
@@ -401,7 +432,7 @@ def _outcomes(state: Pass, first_row: int) -> list[Outcome]:
             continue
         total = int(state.spans[i, 1] - state.spans[i, 0])
         ids = made.get(i, []) if body.generate_ids else None
-        outcomes.append(Outcome(None, total, end - begin, verdicts.get(i, []), first_row + begin, ids))
+        outcomes.append(Outcome(None, total, end - begin, state.refused.get(i, Refusals()), first_row + begin, ids))
     return outcomes
 
 

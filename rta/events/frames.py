@@ -16,7 +16,7 @@ from rta.events.tokens import skip_broken, skip_space
 
 Frame = npt.NDArray[np.int64]
 
-SURE, UNSURE, OVERSIZED = 0, 1, 2
+SURE, UNSURE, OVERSIZED, MISSING = 0, 1, 2, 3
 """What the scanner says of an event: fine so far, ask the exact decoder, larger than one event may be."""
 READ, EMPTY, TOO_MANY = 1, 2, 3
 """A body's outcome, where it is not `~position`, the place at which it stopped being JSON."""

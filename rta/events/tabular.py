@@ -24,18 +24,18 @@ from rta.events.bodies import Limits
 from rta.events.exact import Judge, judge
 from rta.events.ipc_sizes import unpacked_bytes
 from rta.events.schemas import TIME, TIMESTAMP, ColumnType, Datasource
-from rta.events.verdicts import Verdict
+from rta.events.verdicts import Refusals, Verdict, too_doubtful
 
 _ESCAPES = r'[\x00-\x1f"\\]'
 
 
 @dataclass(frozen=True, slots=True)
 class TabularRead:
-    """`rows` (without identity columns) are the events `numbers` of `total`; the others have a verdict."""
+    """`rows` (without identity columns) are the events `numbers` of `total`; the others are refused."""
 
     rows: pa.Table
     numbers: npt.NDArray[np.int64]
-    verdicts: list[Verdict]
+    refusals: Refusals
     total: int
 
 
@@ -44,7 +44,7 @@ def read_arrow(data: bytes, schema: pa.Schema, rules: Judge, limits: Limits) -> 
 
     Raises:
         BadRequestError: no Arrow IPC stream, or a damaged one.
-        TooLargeError: more bytes or rows than allowed.
+        TooLargeError: more bytes or rows than allowed, or more rows for the exact decoder.
     """
     try:
         return _rows(_read_stream(data, limits), schema, rules, limits)
@@ -71,8 +71,10 @@ def _rows(table: pa.Table, schema: pa.Schema, rules: Judge, limits: Limits) -> T
     rows = pa.Table.from_arrays(arrays, schema=schema)
     numbers = np.nonzero(~doubtful)[0]
     if len(numbers) == table.num_rows:
-        return TabularRead(rows, numbers, [], table.num_rows)
-    judged, verdicts = _judge(sources, np.nonzero(doubtful)[0], rules)
+        return TabularRead(rows, numbers, Refusals(), table.num_rows)
+    if table.num_rows - len(numbers) > limits.exact_events:
+        raise too_doubtful(limits.exact_events)
+    judged, refusals = _judge(sources, np.nonzero(doubtful)[0], rules)
     rows = rows.take(pa.array(numbers))
     if judged:
         values = zip(*judged.values(), strict=True)
@@ -81,7 +83,7 @@ def _rows(table: pa.Table, schema: pa.Schema, rules: Judge, limits: Limits) -> T
         order = np.argsort(numbers, kind="stable")
         rows = pa.concat_tables([rows, pa.Table.from_arrays(extra, schema=schema)]).take(pa.array(order))
         numbers = numbers[order]
-    return TabularRead(rows.combine_chunks(), numbers, verdicts, table.num_rows)
+    return TabularRead(rows.combine_chunks(), numbers, refusals, table.num_rows)
 
 
 def _read_stream(data: bytes, limits: Limits) -> pa.Table:
@@ -364,20 +366,18 @@ def _plain(value: object) -> object:
             return str(value)
 
 
-def _judge(
-    sources: _Sources, numbers: npt.NDArray[np.int64], rules: Judge
-) -> tuple[dict[int, list[Any]], list[Verdict]]:
+def _judge(sources: _Sources, numbers: npt.NDArray[np.int64], rules: Judge) -> tuple[dict[int, list[Any]], Refusals]:
     """What the exact decoder says of rows, by row."""
     judged: dict[int, list[Any]] = {}
-    verdicts: list[Verdict] = []
+    refusals = Refusals()
     for number, event in zip(numbers.tolist(), _events(sources, numbers), strict=True):
         text = json.dumps(event, ensure_ascii=False, default=_plain).encode()
         found = judge(text, rules, number)
         if isinstance(found, Verdict):
-            verdicts.append(found)
+            refusals.add(found)
         else:
             judged[number] = found
-    return judged, verdicts
+    return judged, refusals
 
 
 def _events(sources: _Sources, numbers: npt.NDArray[np.int64]) -> Iterator[dict[str, Any]]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
+
+from rta.errors import TooLargeError
+
+VERDICTS_MAX = 10_000
+"""Verdicts of one body that are worded, the first ones; the others are counted by reason."""
 
 
 class Reason(StrEnum):
@@ -25,6 +32,32 @@ class Verdict(msgspec.Struct, frozen=True):
     event_id: str | None
     reason: Reason
     detail: str
+
+
+@dataclass(slots=True)
+class Refusals:
+    """What is said of one body's refused events: the first ones by word, all of them by number."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    reasons: Counter[Reason] = field(default_factory=Counter)
+
+    @property
+    def full(self) -> bool:
+        """Whether further verdicts need no words."""
+        return len(self.verdicts) >= VERDICTS_MAX
+
+    def add(self, verdict: Verdict) -> None:
+        self.reasons[verdict.reason] += 1
+        if not self.full:
+            self.verdicts.append(verdict)
+
+
+def too_doubtful(events_max: int) -> TooLargeError:
+    """Why a body with more than so many events for the exact decoder is refused."""
+    return TooLargeError(
+        f"reading the body: more than {events_max:,} of its events are wrong or written in an unusual way",
+        "send it in several requests, each with fewer of them",
+    )
 
 
 SHOWN_CHARACTERS = 64

@@ -44,8 +44,6 @@ ENCODINGS = frozenset({"gzip", "x-gzip", "zstd"})
 THREAD_BYTES = 64 << 10
 """A packed body of so many bytes is unpacked in a thread, a smaller one at once."""
 IDEMPOTENCY_KEY_MAX = 256
-ERRORS_MAX = 10_000
-"""Refused events that one answer lists; beyond, `errors_omitted` counts them."""
 
 
 class _Head(NamedTuple):
@@ -226,12 +224,13 @@ def _acknowledgement(appended: Appended) -> dict[str, Any]:
         "failed": outcome.total - outcome.successful,
         "errors": [
             {"index": v.index, "event_id": _sendable(v.event_id), "reason": v.reason, "detail": _sendable(v.detail)}
-            for v in outcome.verdicts[:ERRORS_MAX]
+            for v in outcome.verdicts
         ],
         "position": appended.position,
     }
-    if len(outcome.verdicts) > ERRORS_MAX:
-        document["errors_omitted"] = len(outcome.verdicts) - ERRORS_MAX
+    omitted = outcome.refusals.reasons.total() - len(outcome.verdicts)
+    if omitted:
+        document["errors_omitted"] = omitted
     if outcome.generated_ids:
         document["generated_ids"] = outcome.generated_ids
         document["retry_safe"] = False

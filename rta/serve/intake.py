@@ -226,9 +226,9 @@ class Intake:
         self._events.add(sum(outcome.successful for outcome in prepared.outcomes), name, "accepted")
         refused = 0
         for outcome in prepared.outcomes:
-            for verdict in outcome.verdicts:
-                self._rejected.add(1, name, verdict.reason)
-            refused += len(outcome.verdicts)
+            for reason, count in outcome.refusals.reasons.items():
+                self._rejected.add(count, name, reason)
+                refused += count
         if refused:
             self._events.add(refused, name, "rejected")
 

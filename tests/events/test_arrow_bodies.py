@@ -159,6 +159,12 @@ def test_column_of_another_type_is_refused_row_by_row() -> None:
     assert outcome.verdicts[0].detail == "s is the number '1', expected a string"
 
 
+def test_a_body_with_too_many_rows_for_the_exact_decoder_is_refused_whole() -> None:
+    body = stream(pa.table({"id": ["a", "b", "c"], "t": [0, 0, 0], "s": [1, 2, None]}))
+    assert run(SOURCE, body, limits=Limits(exact_events=2)).outcomes[0].successful == 1
+    assert isinstance(run(SOURCE, body, limits=Limits(exact_events=1)).outcomes[0].error, TooLargeError)
+
+
 def test_arrow_and_json_bodies_keep_their_order() -> None:
     table = pa.table({"event_id": ["b", "c"], "timestamp": [0, 0], "event_type": ["x", "x"]})
     one, two = json.dumps(event(event_id="a")), json.dumps(event(event_id="d"))

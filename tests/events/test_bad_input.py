@@ -5,13 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections import Counter
 from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rta.errors import BadRequestError, RtaError, TooLargeError, UnsupportedMediaError
+from rta.events import decode as decoding
+from rta.events import verdicts
 from rta.events.bodies import Body, Limits, unpack
+from rta.events.definition import events_document, parse_datasource
+from rta.events.exact import Judge, judge
 from rta.events.verdicts import Reason
 from tests.events.samples import event, events_datasource, ndjson, rows_of, run, run_one, typed_datasource, verdict_of
 
@@ -188,6 +195,55 @@ def test_many_tiny_events_outgrow_the_guess_and_are_all_read() -> None:
     outcome = run_one("[" + ",".join(["{}"] * 5000) + "]")
     assert (outcome.total, outcome.successful, len(outcome.verdicts)) == (5000, 0, 5000)
     assert outcome.verdicts[-1].index == 4999
+
+
+ELEMENTS = (GOOD, "{}", "1", "tru", json.dumps(event(user_id=5)), json.dumps(event(event_id=None)))
+
+
+@given(st.lists(st.sampled_from(ELEMENTS), min_size=1, max_size=12), st.booleans())
+def test_beyond_the_first_refused_events_only_the_words_are_spared(elements: list[str], too_old: bool) -> None:
+    changes = {"limits": {"too_old": "1h"}} if too_old else {}
+    datasource = parse_datasource({**events_document(), **changes}, incarnation="i", version=1, partitions=8)
+    bodies: list[Body | bytes | str] = ["[" + ",".join(elements) + "]", GOOD, ndjson(*elements)]
+    whole = run(datasource, *bodies)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts, "VERDICTS_MAX", 2)
+        spared = run(datasource, *bodies)
+    assert rows_of(spared) == rows_of(whole)
+    for few, full in zip(spared.outcomes, whole.outcomes, strict=True):
+        assert (few.total, few.successful, few.first_row) == (full.total, full.successful, full.first_row)
+        assert few.verdicts == full.verdicts[:2]
+        assert few.refusals.reasons == full.refusals.reasons == Counter(v.reason for v in full.verdicts)
+
+
+def test_events_without_a_required_field_cost_no_exact_reading_beyond_the_verdicts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged: list[int] = []
+
+    def noted(text: bytes, rules: Judge, index: int) -> Any:
+        judged.append(index)
+        return judge(text, rules, index)
+
+    monkeypatch.setattr(verdicts, "VERDICTS_MAX", 100)
+    monkeypatch.setattr(decoding, "judge", noted)
+    outcome = run_one("[" + ",".join(["{}"] * 5000 + [GOOD]) + "]")
+    assert (outcome.total, outcome.successful, outcome.refusals.reasons[Reason.MISSING_FIELD]) == (5001, 1, 5000)
+    assert judged == list(range(100))
+
+
+def test_a_body_with_too_much_for_the_exact_decoder_is_refused_alone_and_whole() -> None:
+    limits = Limits(exact_events=3)
+    odd = json.dumps(event(event_id="odd", user_id=5))
+    decoded = run(events_datasource(), GOOD, ndjson(GOOD, *[odd] * 4, GOOD), GOOD, limits=limits)
+    error = decoded.outcomes[1].error
+    assert isinstance(error, TooLargeError)
+    assert "more than 3 of its events" in str(error)
+    assert error.hint
+    assert [o.successful for o in decoded.outcomes] == [1, 0, 1]
+    assert [o.first_row for o in decoded.outcomes if o.error is None] == [0, 1]
+    assert decoded.rows.num_rows == 2
+    assert run_one(ndjson(GOOD, *[odd] * 3, GOOD), limits=limits).successful == 2
 
 
 def pack(encoding: str, data: bytes) -> bytes:

@@ -327,6 +327,17 @@ async def test_one_event_beyond_its_limit_is_refused_alone(client: httpx.AsyncCl
     assert writer.events == 1
 
 
+async def test_of_many_refused_events_the_first_are_listed_and_all_are_counted(
+    client: httpx.AsyncClient, app: IngestApp
+) -> None:
+    answer = await client.post("/v1/events", content="[" + ",".join(["{}"] * 12_000) + "]")
+    said = answer.json()
+    assert (answer.status_code, said["total"], said["failed"], said["errors_omitted"]) == (422, 12_000, 12_000, 2_000)
+    assert [error["index"] for error in said["errors"]] == list(range(10_000))
+    families = {family["name"]: family for family in app.registry.snapshot()}
+    assert [series["value"] for series in families["rta_ingest_rejected_total"]["series"]] == [12_000]
+
+
 async def test_clients_on_other_machines_are_refused(app: IngestApp, writer: FakeWriter) -> None:
     transport = httpx.ASGITransport(app, client=("192.0.2.1", 5))
     async with httpx.AsyncClient(transport=transport, base_url="http://rta") as client:
