@@ -20,6 +20,8 @@ from rta.events.keys import id_sum
 from rta.events.schemas import Datasource
 
 _LZ4 = "lz4"
+_OPTIONS = pa.ipc.IpcWriteOptions()
+"""Given, or pyarrow looks into the environment for each record: a third of what one of a single event costs."""
 
 
 def split(decoded: Decoded, partitions: int) -> list[tuple[int, pa.Table, int]]:
@@ -29,6 +31,9 @@ def split(decoded: Decoded, partitions: int) -> list[tuple[int, pa.Table, int]]:
     """
     if not decoded.rows.num_rows:
         return []
+    first = int(decoded.partitions[0])
+    if bool((decoded.partitions == first).all()):
+        return [(first, decoded.rows, id_sum(decoded.identities))]
     order = np.argsort(decoded.partitions, kind="stable")
     ends = np.cumsum(np.bincount(decoded.partitions, minlength=partitions)).tolist()
     moved = decoded.rows if _is_sorted(decoded.partitions) else take(decoded.rows, order)
@@ -45,7 +50,7 @@ def split(decoded: Decoded, partitions: int) -> list[tuple[int, pa.Table, int]]:
 def encode(rows: pa.Table) -> bytes:
     """One record's payload."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
+    with pa.ipc.new_stream(sink, rows.schema, options=_OPTIONS) as writer:
         writer.write_table(rows)
     payload: bytes = pa.Codec(_LZ4).compress(sink.getvalue(), asbytes=True)
     return payload

@@ -70,6 +70,8 @@ class Prepared:
     texts: npt.NDArray[np.int32]
     """The slots whose columns are strings in Arrow."""
     id_slot: int | None
+    shapes: tuple[tuple[int, int], ...]
+    """Per slot its type and its row among the numbers: `rules` as plain numbers, for loops outside of kernels."""
 
     def rules_without_id(self) -> Rules:
         """For bodies whose missing ids will be made."""
@@ -129,6 +131,7 @@ def prepare(datasource: Datasource) -> Prepared:
         rules=Rules(types, required, filled, np.array(lengths, np.int32), numbers),
         texts=np.array([s for s in range(slots) if types[s] in (AS_STRING, AS_JSON)], np.int32),
         id_slot=id_slot,
+        shapes=tuple(zip(types.tolist(), numbers.tolist(), strict=True)),
     )
 
 
@@ -139,8 +142,9 @@ def scan(prepared: Prepared, bodies: Sequence[tuple[bytes, bool]], event_bytes: 
         raise InvariantError(f"decoding {sum(lengths):,} bytes at once, at most {_BYTES_MAX:,} can be")
     buf = padded(*(part for data, _ in bodies for part in (data, _SEPARATOR)))
     spans = np.zeros((len(bodies), 3), np.int64)
-    spans[:, 1] = np.cumsum(np.array(lengths, np.int64) + 1) - 1
-    spans[1:, 0] = spans[:-1, 1] + 1
+    ends = np.cumsum(np.array(lengths, np.int64) + 1)
+    spans[:, 1] = ends - 1
+    spans[1:, 0] = ends[:-1]
     spans[:, 2] = [lines for _, lines in bodies]
     room = len(buf) // BYTES_PER_EVENT_GUESS + len(bodies) + 8
     outcomes = np.zeros((len(bodies), 2), np.int64)
@@ -150,7 +154,7 @@ def scan(prepared: Prepared, bodies: Sequence[tuple[bytes, bool]], event_bytes: 
         room *= 4
         walk = new_walk(prepared.trie, len(prepared.rules.types), room, len(buf))
     rows = int(outcomes[-1, 0])
-    numbers = np.zeros((max(1, int(prepared.rules.numbers.max()) + 1), rows), np.int64)
+    numbers = np.zeros((1 + max(number for _, number in prepared.shapes), rows), np.int64)
     return Scanned(buf, spans[:, 0].tolist(), Cells(*walk.cells), walk.events, walk.rest, outcomes, rows, numbers)
 
 
@@ -177,28 +181,32 @@ def _read_odd_doubles(scanned: Scanned, rules: Rules, doubles: npt.NDArray[np.fl
 def build_table(prepared: Prepared, scanned: Scanned, rows: npt.NDArray[np.int64]) -> list[pa.Array]:
     """Time, columns and rest of the given rows."""
     arrays: dict[int, pa.Array] = _text_columns(prepared, scanned, rows)
-    rules = prepared.rules
     everything = len(rows) == scanned.rows
-    for slot in range(len(rules.types)):
+    every_kind = scanned.cells.kinds[:, : scanned.rows]
+    every_kind = every_kind if everything else every_kind[:, rows]
+    absent = (every_kind == 0) | (every_kind == NULL)
+    some, all_of = absent.any(axis=1).tolist(), absent.all(axis=1).tolist()
+    for slot, (column_type, number) in enumerate(prepared.shapes):
         if slot in arrays:
             continue
-        kinds = scanned.cells.kinds[slot, : scanned.rows][rows]
-        if rules.types[slot] == AS_STRINGS:
+        if column_type == AS_STRINGS:
             arrays[slot] = _list_column(scanned, slot, rows)
             continue
-        nulls = (kinds == 0) | (kinds == NULL)
-        mask = nulls if nulls.any() else None
-        if rules.types[slot] == AS_BOOLEAN:
-            arrays[slot] = pa.array(kinds == TRUE, mask=mask)
+        if all_of[slot]:
+            arrays[slot] = pa.nulls(len(rows), prepared.sent_schema.field(slot).type)
             continue
-        values = scanned.numbers[rules.numbers[slot]]
+        mask = absent[slot] if some[slot] else None
+        if column_type == AS_BOOLEAN:
+            arrays[slot] = pa.array(every_kind[slot] == TRUE, mask=mask)
+            continue
+        values = scanned.numbers[number]
         values = values if everything else values[rows]
-        if rules.types[slot] == AS_DOUBLE:
+        if column_type == AS_DOUBLE:
             arrays[slot] = pa.array(values.view(np.float64), mask=mask)
         else:
             array = pa.array(values, mask=mask)
-            arrays[slot] = array.view(TIMESTAMP) if rules.types[slot] == AS_TIMESTAMP else array
-    return [*(arrays[slot] for slot in range(len(rules.types))), _rest_column(scanned, rows)]
+            arrays[slot] = array.view(TIMESTAMP) if column_type == AS_TIMESTAMP else array
+    return [*(arrays[slot] for slot in range(len(prepared.shapes))), _rest_column(scanned, rows)]
 
 
 def _text_columns(prepared: Prepared, scanned: Scanned, rows: npt.NDArray[np.int64]) -> dict[int, pa.Array]:
@@ -209,17 +217,20 @@ def _text_columns(prepared: Prepared, scanned: Scanned, rows: npt.NDArray[np.int
     out = np.empty(count_bytes(picked, slots) + PADDING, np.uint8)
     starts = np.empty(len(slots) + 1, np.int64)
     write_strings(picked, prepared.rules, slots, Texts(valid, offsets, out, starts))
-    bits = np.packbits(valid, axis=1, bitorder="little")
-    counts = len(rows) - valid.sum(axis=1, dtype=np.int64)
-    data = pa.py_buffer(out)
+    count = len(rows)
+    width, bits = -(-count // 8), pa.py_buffer(np.packbits(valid, axis=1, bitorder="little"))
+    data, ends = pa.py_buffer(out), pa.py_buffer(offsets)
+    at = starts.tolist()
+    empty = pa.nulls(count, pa.string())
     arrays = {}
-    for i, slot in enumerate(slots.tolist()):
-        if counts[i] == len(rows):
-            arrays[slot] = pa.nulls(len(rows), pa.string())
+    for i, (slot, there) in enumerate(zip(slots.tolist(), valid.sum(axis=1, dtype=np.int64).tolist(), strict=True)):
+        if not there:
+            arrays[slot] = empty
             continue
-        text = data.slice(int(starts[i]), int(starts[i + 1] - starts[i]))
-        validity = pa.py_buffer(bits[i]) if counts[i] else None
-        arrays[slot] = string_array(len(rows), offsets[i], text, validity, int(counts[i]))
+        validity = bits.slice(i * width, width) if there < count else None
+        mine = ends.slice(4 * i * (count + 1), 4 * (count + 1))
+        text = data.slice(at[i], at[i + 1] - at[i])
+        arrays[slot] = pa.StringArray.from_buffers(count, mine, text, validity, count - there)
     return arrays
 
 
