@@ -136,7 +136,7 @@ def run(source: Datasource, batches: list[list[pa.Buffer]], limits: FoldLimits) 
         fold.fold(arrived)
         taken.append(time.process_time() - began)
     began = time.process_time()
-    cut = fold.cut()
+    cut = fold.end_epoch().cut()
     seconds = time.process_time() - began
     fold.runs_written(_in_memory(cut))
     return Timing(taken, seconds)

@@ -162,16 +162,33 @@ class Asker:
     """One connection, one question at a time."""
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._line = connect(url)
 
     def exchange(self, whole: bytes) -> tuple[int, bytes]:
-        self._line.sendall(whole)
+        """The answer's status and body. A connection that was closed while it was idle is opened again, once."""
+        found = self._try(whole)
+        if found is None:
+            self._line.close()
+            self._line = connect(self._url)
+            found = self._try(whole)
+        if found is None:
+            raise RuntimeError("the server closed the connection")
+        return found
+
+    def _try(self, whole: bytes) -> tuple[int, bytes] | None:
         answer = bytearray()
-        while (body := _body_of(answer)) is None:
-            data = self._line.recv(READ_BYTES)
-            if not data:
-                raise RuntimeError("the server closed the connection")
-            answer += data
+        try:
+            self._line.sendall(whole)
+            while (body := _body_of(answer)) is None:
+                data = self._line.recv(READ_BYTES)
+                if not data and answer:
+                    raise RuntimeError(f"the server closed the connection after {len(answer)} bytes of an answer")
+                if not data:
+                    return None
+                answer += data
+        except (BrokenPipeError, ConnectionResetError):
+            return None
         return int(answer[9:12]), body
 
     def ask(self, whole: bytes) -> Any:

@@ -1,7 +1,8 @@
-"""Ended epochs on their way into a manifest: write the files, offer the part, believe only the manifest.
+"""Ended epochs on their way into a manifest: cut them, write the files, offer the part, believe only the manifest.
 
-One thread per load, strictly in order. At most `WAITING_MAX` epochs wait; beyond that the fold waits, so that memory is
-bounded and the log's backlog limit does the rest. An aggregator lets go of a part only when it has read the part's id in
+Two threads per load, strictly in order: one cuts and writes, one offers. The fold goes on meanwhile. At most
+`WAITING_MAX` written epochs wait; beyond that the fold waits, so that memory is bounded and the log's backlog limit does
+the rest. An aggregator lets go of a part only when it has read the part's id in
 a manifest; a part that is refused, or a manifest that names another part for one of its partitions, ends the load.
 """
 
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rta.actors.crash import FILES_WRITTEN, CrashPoints
 from rta.actors.links import CoordinatorLink
@@ -22,23 +23,34 @@ from rta.errors import FencedError, PartRefusedError, RtaError
 from rta.store import layout
 from rta.store.commit import sealed
 from rta.store.manifests import ManifestLog
-from rta.store.model import LedgerLine, Manifest, Part, PartitionPart, RunRef
+from rta.store.model import FileRef, LedgerLine, Manifest, Part, PartitionPart, RunRef
 from rta.store.objects import ObjectStore
 from rta.store.parquet import write_table_file
-from rta.store.runs import write_state
+from rta.store.runs import write_runs, write_state
+from rta.stream.epoch import EndedEpoch
 from rta.stream.model import EpochCut, MinuteCounts, PartitionCut
 
 logger = logging.getLogger(__name__)
 WAITING_MAX = 3
 RETRY_S = 0.25
+_Item = TypeVar("_Item")
 
 
 class EpochEnded(NamedTuple):
-    """`runs` says where the cut's id runs were written, in their order."""
+    """An epoch of a load by its number."""
+
+    epoch: int
+    ended: EndedEpoch
+
+
+class _Written(NamedTuple):
+    """A cut whose files are durable; `runs` says where its id runs are, in their order."""
 
     epoch: int
     cut: EpochCut
     runs: tuple[RunRef, ...]
+    files: tuple[FileRef, ...]
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,7 @@ class CommitPorts:
 
 
 class CommitQueue:
-    """See the module. `put` is for the fold's thread; the rest of the work happens in the queue's own."""
+    """See the module. `put` and `runs` are for the fold's thread; the rest of the work happens in the queue's own."""
 
     def __init__(self, load: Load, spec: LoadSpec, ports: CommitPorts, listener: Listener) -> None:
         self._spec = spec
@@ -72,11 +84,18 @@ class CommitQueue:
         self._based_on = dict(load.based_on)
         self._incarnations = load.incarnations
         self._newest = load.manifest
-        self._waiting: queue.Queue[EpochEnded] = queue.Queue(WAITING_MAX)
+        self._ended: queue.Queue[EpochEnded] = queue.Queue(1)
+        self._runs: queue.Queue[tuple[RunRef, ...]] = queue.Queue()
+        self._written: queue.Queue[_Written] = queue.Queue(WAITING_MAX)
         self._stop = threading.Event()
         self._pending = 0
-        self._thread = threading.Thread(target=self._run, name=f"commit-{spec.datasource.name}", daemon=True)
-        self._thread.start()
+        name = spec.datasource.name
+        self._threads = (
+            threading.Thread(target=self._each, args=(self._ended, self._write), name=f"cut-{name}", daemon=True),
+            threading.Thread(target=self._each, args=(self._written, self._commit), name=f"commit-{name}", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
 
     @property
     def pending(self) -> int:
@@ -85,43 +104,68 @@ class CommitQueue:
     def put(self, ended: EpochEnded, stopped: Callable[[], bool]) -> None:
         """Hand an epoch over; blocks while `WAITING_MAX` wait, until `stopped()` says that nobody wants it any more."""
         self._pending += 1
-        while not (self._stop.is_set() or stopped()):
-            try:
-                self._waiting.put(ended, timeout=0.2)
-                return
-            except queue.Full:
-                continue
+        self._put(self._ended, ended, stopped)
+
+    def runs(self, timeout_s: float = 0.0) -> tuple[RunRef, ...] | None:
+        """Where the id runs of the last epoch that was put were written; None as long as they are not."""
+        try:
+            return self._runs.get(timeout=timeout_s) if timeout_s else self._runs.get_nowait()
+        except queue.Empty:
+            return None
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until everything handed over is in a manifest; False when the time was too short."""
         deadline = time.monotonic() + timeout_s
-        while self._pending and time.monotonic() < deadline and self._thread.is_alive():
+        while self._pending and time.monotonic() < deadline and all(t.is_alive() for t in self._threads):
             self._stop.wait(0.02)
         return not self._pending
 
     def stop(self) -> None:
         self._stop.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=10)
+        for thread in self._threads:
+            if threading.current_thread() is not thread:
+                thread.join(timeout=10)
 
-    def _run(self) -> None:
+    def _put(self, into: queue.Queue[_Item], item: _Item, stopped: Callable[[], bool]) -> None:
+        while not (self._stop.is_set() or stopped()):
+            try:
+                into.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def _each(self, source: queue.Queue[_Item], work: Callable[[_Item], None]) -> None:
+        """The life of a thread: one item after the other, until one fails."""
         while not self._stop.is_set():
             try:
-                ended = self._waiting.get(timeout=0.2)
+                item = source.get(timeout=0.2)
             except queue.Empty:
                 continue
             try:
-                self._commit(ended)
+                work(item)
             except (PartRefusedError, FencedError) as error:
                 self._listener.lost(str(error))
                 return
             except BaseException as error:  # noqa: BLE001 - told to the shard, which ends the process with the reason
                 self._listener.failed(error)
                 return
-            self._pending -= 1
 
-    def _commit(self, ended: EpochEnded) -> None:
-        part = self._write(ended)
+    def _write(self, item: EpochEnded) -> None:
+        """Cut and write; the id runs first, because the fold's next epoch waits for them."""
+        spec, folder = self._spec, self._spec.datasource.folder
+        epoch, ended = item
+        runs_path = layout.run_path(spec.actor, spec.generation, epoch)
+        runs = write_runs(self._store, folder, runs_path, ended.run_writes)
+        self._runs.put(runs)
+        cut = ended.cut()
+        names = (layout.parquet_name(spec.actor, spec.generation, epoch, k) for k in range(len(cut.writes)))
+        files = [write_table_file(self._store, folder, w, name) for w, name in zip(cut.writes, names, strict=True)]
+        state = layout.state_path(spec.actor, spec.generation, epoch)
+        write_state(self._store, folder, state, cut.state)
+        self._put(self._written, _Written(epoch, cut, runs, tuple(files), state), lambda: False)
+
+    def _commit(self, written: _Written) -> None:
+        part = self._part(written)
         self._crash.reach(FILES_WRITTEN)
         while not self._stop.is_set():
             manifest = self._taken(part)
@@ -134,7 +178,8 @@ class CommitQueue:
             if manifest is not None:
                 self._newest = manifest.number
                 self._based_on.update({p.partition: part.id for p in part.partitions})
-                self._listener.committed(ended.epoch)
+                self._listener.committed(written.epoch)
+                self._pending -= 1
                 return
 
     def _offer(self, part: Part) -> int | None:
@@ -170,31 +215,26 @@ class CommitQueue:
             f"manifest {newest.number} of '{part.datasource}' names part '{named[strange]}' for partition {strange}"
         )
 
-    def _write(self, ended: EpochEnded) -> Part:
-        cut, spec = ended.cut, self._spec
-        folder = spec.datasource.folder
-        names = (layout.parquet_name(spec.actor, spec.generation, ended.epoch, k) for k in range(len(cut.writes)))
-        files = [write_table_file(self._store, folder, w, name) for w, name in zip(cut.writes, names, strict=True)]
-        state = layout.state_path(spec.actor, spec.generation, ended.epoch)
-        write_state(self._store, folder, state, cut.state)
+    def _part(self, written: _Written) -> Part:
+        cut, spec = written.cut, self._spec
         return sealed(
             Part(
                 id="",
-                datasource=folder,
+                datasource=spec.datasource.folder,
                 actor=spec.actor,
                 generation=spec.generation,
-                epoch=ended.epoch,
+                epoch=written.epoch,
                 definition_version=spec.datasource.version,
-                partitions=tuple(self._piece(p, ended) for p in cut.partitions),
-                files=tuple(files),
-                state=state,
+                partitions=tuple(self._piece(p, written) for p in cut.partitions),
+                files=written.files,
+                state=written.state,
                 ledger=tuple(_line(counts) for counts in cut.ledger),
             )
         )
 
-    def _piece(self, cut: PartitionCut, ended: EpochEnded) -> PartitionPart:
+    def _piece(self, cut: PartitionCut, written: _Written) -> PartitionPart:
         kept = [key for key in cut.kept_runs if isinstance(key, RunRef)]
-        writes = zip(ended.runs, ended.cut.run_writes, strict=True)
+        writes = zip(written.runs, written.cut.run_writes, strict=True)
         new = [ref for ref, write in writes if write.partition == cut.partition]
         return PartitionPart(
             partition=cut.partition,

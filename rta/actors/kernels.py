@@ -62,7 +62,7 @@ def warm_up() -> None:
             for partition, rows, id_sum in split(decoded, datasource.partitions)
         ]
         partials.append(fold.fold(batches).partials)
-        cut = fold.cut()
+        cut = fold.end_epoch().cut()
         fold.runs_written([IdRun(w.step, w.identities, k) for k, w in enumerate(cut.run_writes)])
     planned = plan(parse_query(QUESTION), datasource, NOW_MS)
     for rollup in datasource.rollups:

@@ -25,9 +25,7 @@ from rta.actors.segments import HotSegments
 from rta.errors import LogGapError, NotFoundError, RtaError
 from rta.events.batch import encode, read
 from rta.log.base import LogReader, Record
-from rta.store import layout
 from rta.store.objects import ObjectStore
-from rta.store.runs import write_runs
 from rta.stream.fold import Fold
 from rta.stream.model import BatchArrived
 from rta.stream.rollups import merge_partials
@@ -39,6 +37,8 @@ STEP_S_MIN = 0.005
 """Least time between two folds: small arrivals gather, so that a fold's fixed cost is paid at most 200 times a second."""
 LOOK_S = 1.0
 CHUNKS_MAX = 4096
+OVERFULL = 2
+"""An epoch may grow to so many times its usual size while the one before is still being written."""
 RELOADS_KEPT = 20
 
 
@@ -52,14 +52,15 @@ class Ports:
     die: Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Life:
-    """One load and what grew out of it."""
+    """One load and what grew out of it. `awaits_runs` while the id runs of the last epoch are being written."""
 
     name: str
     load: Load
     segments: HotSegments
     queue: CommitQueue
+    awaits_runs: bool = False
 
 
 class Shard:
@@ -159,10 +160,13 @@ class Shard:
                 self._fold(life, records)
                 offsets.update({r.partition: r.offset + 1 for r in records})
                 self._look_for_ends(offsets, began)
+                self._take_runs(life, 0.0)
                 self._stop.wait(max(0.0, STEP_S_MIN - (time.monotonic() - began)))
             if not life.segments.open.chunks:
                 epoch_began = time.monotonic()
-            elif self._due(life, time.monotonic() - epoch_began):
+            elif self._due(life, time.monotonic() - epoch_began) and (
+                self._take_runs(life, 0.0) or self._overfull(life)
+            ):
                 self._end_epoch(life)
         if self._reload_reason is not None:
             self._note(self._reload_reason)
@@ -222,19 +226,37 @@ class Shard:
         full = fold.events_in_epoch >= self._site.epoch_events or len(life.segments.open.chunks) >= CHUNKS_MAX
         return full or age_s * 1000 >= self._site.epoch_ms
 
+    def _overfull(self, life: _Life) -> bool:
+        """The fold has to wait for what it ended before: the commits do not keep up."""
+        return life.load.fold.events_in_epoch >= OVERFULL * self._site.epoch_events
+
     def _end_epoch(self, life: _Life) -> None:
         if not life.segments.open.chunks:
             return
-        cut = life.load.fold.cut()
+        began = time.monotonic()
+        while not self._take_runs(life, WAIT_MS / 1000):
+            late = self._stop.is_set() and time.monotonic() - began > self._flush_s
+            if late or self._reload_reason is not None:
+                return
+        ended = life.load.fold.end_epoch()
         epoch = life.segments.close_epoch()
         self.next_epoch = epoch + 1
-        store, folder = self._ports.store, self.spec.datasource.folder
-        path = layout.run_path(self.spec.actor, self.spec.generation, epoch)
-        runs = write_runs(store, folder, path, cut.run_writes)
-        life.load.fold.runs_written([id_run(store, folder, ref) for ref in runs])
-        life.queue.put(EpochEnded(epoch, cut, runs), lambda: self._reload_reason is not None)
+        life.awaits_runs = True
+        life.queue.put(EpochEnded(epoch, ended), lambda: self._reload_reason is not None)
         life.segments.forget(_now_ms(), 2 * self._site.query_time_ms)
         self._log_ends = self._ends()
+
+    def _take_runs(self, life: _Life, timeout_s: float) -> bool:
+        """Hand the written id runs of the last epoch to the fold; false when they are not there yet."""
+        if not life.awaits_runs:
+            return True
+        refs = life.queue.runs(timeout_s)
+        if refs is None:
+            return False
+        store, folder = self._ports.store, self.spec.datasource.folder
+        life.load.fold.runs_written([id_run(store, folder, ref) for ref in refs])
+        life.awaits_runs = False
+        return True
 
     def _ends(self) -> dict[int, int]:
         states = self._ports.reader.partitions(self.spec.datasource.folder)

@@ -1,49 +1,128 @@
 """The end of an epoch: which rows become files, which stay in the saved state.
 
-Owns the order of a cut. It takes what the fold holds, writes nothing itself, and leaves behind what stays.
+Owns the order of a cut. It takes what an epoch added and what earlier ones left, writes nothing itself, and leaves behind
+what stays. The fold goes on meanwhile: nothing here is shared with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from rta.errors import InvariantError
 from rta.events.keys import identities_of
 from rta.events.schemas import GRAIN_MS, TIME, Datasource, Rollup
 from rta.stream.columns import numbers
 from rta.stream.filing import DAY_MS, DateRows, choose_dates, count_dates, date_text, is_chosen, split_by_day
 from rta.stream.grouping import Flags, Ints, Longs
-from rta.stream.model import PARTITION, FoldLimits, TableWrite
+from rta.stream.model import PARTITION, EpochCut, FoldLimits, MinuteCounts, PartitionCut, RunWrite, TableWrite
 from rta.stream.partition import Partition
 from rta.stream.rollups import merge_tables
 from rta.stream.saved import StateTables, encode_state
-from rta.stream.unwritten import UnwrittenRollup, UnwrittenRows
+from rta.stream.unwritten import Unwritten, UnwrittenRollup, UnwrittenRows
 
 RAW_TABLE = "events"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What a fold holds at the end of an epoch. `raw` is None where no raw rows are kept."""
+class PartitionEnd:
+    """Where one partition stands at the end of an epoch."""
 
-    datasource: Datasource
-    partitions: Mapping[int, Partition]
-    rollups: Mapping[str, UnwrittenRollup]
-    raw: UnwrittenRows | None
-    waited: Mapping[tuple[str, str], int]
+    partition: int
+    from_offset: int
+    to_offset: int
+    watermark_ms: int | None
+    front_ms: int | None
+    event_time_max_ms: int | None
+    append_time_ms: int
+    extra: Mapping[str, bytes]
+    kept_runs: tuple[object, ...]
+
+    @classmethod
+    def of(cls, partition: Partition, kept_runs: tuple[object, ...]) -> PartitionEnd:
+        mark = partition.watermark
+        return cls(
+            partition=partition.partition,
+            from_offset=partition.from_offset,
+            to_offset=partition.to_offset,
+            watermark_ms=mark.now_ms,
+            front_ms=mark.front_ms,
+            event_time_max_ms=mark.event_time_max_ms,
+            append_time_ms=mark.append_time_ms,
+            extra=partition.extra,
+            kept_runs=kept_runs,
+        )
+
+
+class Carried:
+    """What goes from one epoch's cut to the next one's: the rows that are in no file yet, and for how long."""
+
+    def __init__(self, unwritten: Unwritten) -> None:
+        self.unwritten = unwritten
+        self.waited: dict[tuple[str, str], int] = {}
+        """Per (table, date) with rows that wait, how many epochs they have."""
+        self._begun = 0
+        self._cut = 0
+
+    def begin(self) -> int:
+        """The number of the epoch that ends now."""
+        self._begun += 1
+        return self._begun
+
+    def follow(self, number: int) -> None:
+        """Raises InvariantError unless epochs are cut one after the other, each once."""
+        if number != self._cut + 1:
+            raise InvariantError(f"epoch {number} of a fold was cut after epoch {self._cut}")
+        self._cut = number
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """`buffered` gives per partition the raw rows that wait, and the sum of their identities' low halves."""
+class EndedEpoch:
+    """All that an epoch added, on its way into files. May be used in another thread than the fold's.
 
-    writes: tuple[TableWrite, ...]
-    state: bytes
-    waited: dict[tuple[str, str], int]
-    buffered: Mapping[int, tuple[int, int]]
+    Args:
+        run_writes: Identities to write; they can be written before the cut.
+    """
+
+    datasource: Datasource
+    limits: FoldLimits
+    number: int
+    ends: tuple[PartitionEnd, ...]
+    unwritten: Unwritten
+    carried: Carried
+    run_writes: tuple[RunWrite, ...]
+    ledger: tuple[MinuteCounts, ...]
+
+    def cut(self) -> EpochCut:
+        """Choose what is written; the rest goes into the state, and on to the next epoch's cut.
+
+        Raises:
+            InvariantError: the epochs of a fold are not cut in their order, or one is cut twice.
+
+        Cost: 0.1-0.35 s for 500,000 events and one or two rollups.
+        """
+        self.carried.follow(self.number)
+        self.unwritten.settle()
+        self.unwritten.absorb(self.carried.unwritten)
+        writes, state, buffered = _cut(self)
+        cuts = tuple(_partition_cut(end, buffered.get(end.partition, (0, 0))) for end in self.ends)
+        return EpochCut(cuts, writes, state, self.run_writes, self.ledger)
+
+
+def _partition_cut(end: PartitionEnd, buffered: tuple[int, int]) -> PartitionCut:
+    return PartitionCut(
+        partition=end.partition,
+        from_offset=end.from_offset,
+        to_offset=end.to_offset,
+        watermark_ms=end.watermark_ms,
+        append_time_ms=end.append_time_ms,
+        kept_runs=end.kept_runs,
+        buffered=buffered[0],
+        buffered_sum=buffered[1],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,40 +143,39 @@ class _Candidates:
         return self.rows.filter(pa.array(self.ready)), self.days[self.ready]
 
 
-def cut_epoch(held: Held, limits: FoldLimits) -> Outcome:
-    """Choose what is written, take it out of what is held, and encode the rest."""
-    candidates = [_rollup_candidates(u, held.partitions, limits) for u in held.rollups.values()]
-    if held.raw is not None:
-        candidates.append(_raw_candidates(held.raw))
+def _cut(epoch: EndedEpoch) -> tuple[tuple[TableWrite, ...], bytes, Mapping[int, tuple[int, int]]]:
+    """The writes, the encoded state, and per partition the raw rows that wait with the sum of their ids' low halves."""
+    carried, limits, unwritten = epoch.carried, epoch.limits, epoch.unwritten
+    candidates = [_rollup_candidates(u, epoch.ends, limits) for u in unwritten.rollups.values()]
+    if unwritten.raw is not None:
+        candidates.append(_raw_candidates(unwritten.raw))
     ready = {c.table: c.ready_rows() for c in candidates}
     dates: dict[tuple[str, int], DateRows] = {}
     for table, (rows, days) in ready.items():
         dates.update({(table, day): it for day, it in count_dates(days, rows).items()})
-    waited = {(table, _day(date)): epochs for (table, date), epochs in held.waited.items()}
-    chosen = choose_dates(dates, _current_days(held.partitions), waited, limits)
+    waited = {(table, _day(date)): epochs for (table, date), epochs in carried.waited.items()}
+    chosen = choose_dates(dates, _current_days(epoch.ends), waited, limits)
     writes: list[TableWrite] = []
     rest: dict[str, tuple[pa.Table, Ints]] = {}
     for each in candidates:
         days_chosen = {day for table, day in chosen if table == each.table}
-        writes += _writes(each, split_by_day(*ready[each.table], days_chosen), held.datasource)
+        writes += _writes(each, split_by_day(*ready[each.table], days_chosen), epoch.datasource)
         rest[each.table] = _rest(each, days_chosen)
-    _put_back(held, rest)
+    _carry_on(carried.unwritten, rest)
     still = {key: waited.get(key, 0) + 1 for key in dates if key not in chosen}
-    state = _state(held, candidates, rest, still)
-    texts = {(table, date_text(day)): epochs for (table, day), epochs in still.items()}
-    return Outcome(tuple(writes), encode_state(state), texts, _buffered(held.datasource, rest.get(RAW_TABLE)))
+    carried.waited = {(table, date_text(day)): epochs for (table, day), epochs in still.items()}
+    state = _state(epoch.ends, candidates, rest, still)
+    return tuple(writes), encode_state(state), _buffered(epoch.datasource, rest.get(RAW_TABLE))
 
 
-def _rollup_candidates(
-    unwritten: UnwrittenRollup, partitions: Mapping[int, Partition], limits: FoldLimits
-) -> _Candidates:
+def _rollup_candidates(unwritten: UnwrittenRollup, ends: Sequence[PartitionEnd], limits: FoldLimits) -> _Candidates:
     """A row may be written once its partition's watermark has passed its bucket's end."""
     rows = unwritten.merged()
     partition, buckets = _longs(rows, PARTITION).astype(np.int32), _longs(rows, TIME)
-    watermarks = np.full(max(partitions, default=0) + 1, np.iinfo(np.int64).min)
-    for number, each in partitions.items():
-        if each.watermark.now_ms is not None:
-            watermarks[number] = each.watermark.now_ms
+    watermarks = np.full(max((end.partition for end in ends), default=0) + 1, np.iinfo(np.int64).min)
+    for end in ends:
+        if end.watermark_ms is not None:
+            watermarks[end.partition] = end.watermark_ms
     ready = buckets + GRAIN_MS[unwritten.rollup.granularity] <= watermarks[partition]
     everything = int((~ready).sum()) > limits.open_rows
     return _Candidates(
@@ -115,9 +193,9 @@ def _longs(table: pa.Table, name: str) -> Longs:
     return np.concatenate(chunks) if chunks else np.zeros(0, np.int64)
 
 
-def _current_days(partitions: Mapping[int, Partition]) -> set[int]:
+def _current_days(ends: Sequence[PartitionEnd]) -> set[int]:
     """The dates at which the partitions are that had records in this epoch."""
-    fronts = [p.watermark.front_ms for p in partitions.values() if p.to_offset > p.from_offset]
+    fronts = [end.front_ms for end in ends if end.to_offset > end.from_offset]
     return {front // DAY_MS for front in fronts if front is not None}
 
 
@@ -142,22 +220,22 @@ def _rest(each: _Candidates, chosen: set[int]) -> tuple[pa.Table, Ints]:
     return each.rows.filter(pa.array(~gone)), each.partition[~gone]
 
 
-def _put_back(held: Held, rest: Mapping[str, tuple[pa.Table, Ints]]) -> None:
-    for unwritten in held.rollups.values():
+def _carry_on(carried: Unwritten, rest: Mapping[str, tuple[pa.Table, Ints]]) -> None:
+    for unwritten in carried.rollups.values():
         unwritten.replace(rest[unwritten.rollup.table][0])
-    if held.raw is not None:
-        held.raw.replace(*rest[RAW_TABLE])
+    if carried.raw is not None:
+        carried.raw.replace(*rest[RAW_TABLE])
 
 
 def _state(
-    held: Held,
+    ends: Sequence[PartitionEnd],
     candidates: list[_Candidates],
     rest: Mapping[str, tuple[pa.Table, Ints]],
     waited: Mapping[tuple[str, int], int],
 ) -> dict[int, StateTables]:
-    open_rows: dict[int, dict[str, pa.Table]] = {p: {} for p in held.partitions}
+    open_rows: dict[int, dict[str, pa.Table]] = {end.partition: {} for end in ends}
     raw_rows: dict[int, pa.Table] = {}
-    waits: dict[int, dict[tuple[str, str], int]] = {p: {} for p in held.partitions}
+    waits: dict[int, dict[tuple[str, str], int]] = {end.partition: {} for end in ends}
     for each in candidates:
         rows, partition = rest[each.table]
         parts = _by_partition(rows, partition)
@@ -168,14 +246,14 @@ def _state(
             else:
                 open_rows[number][each.table] = part.drop_columns([PARTITION])
     return {
-        number: StateTables(
-            open=open_rows[number],
-            rows=raw_rows.get(number),
-            extra=each.extra,
-            event_time_max_ms=each.watermark.event_time_max_ms,
-            waited=waits[number],
+        end.partition: StateTables(
+            open=open_rows[end.partition],
+            rows=raw_rows.get(end.partition),
+            extra=end.extra,
+            event_time_max_ms=end.event_time_max_ms,
+            waited=waits[end.partition],
         )
-        for number, each in held.partitions.items()
+        for end in ends
     }
 
 

@@ -6,15 +6,25 @@ written; `rta.stream.epoch` does.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 
 from rta.events.schemas import Datasource, Rollup
+from rta.stream.columns import Columns
 from rta.stream.grouping import Ints
-from rta.stream.rollups import merge_tables, partial_schema
+from rta.stream.rollups import build_partials, merge_tables, partial_schema
 
 MERGE_ROWS = 200_000
 """Rows added since the last merge that make a merge worth its while; never fewer than there were after it."""
+
+
+class Accepted(NamedTuple):
+    """Rows that were not duplicates, ordered by partition, with each one's partition."""
+
+    columns: Columns
+    partition: Ints
 
 
 class UnwrittenRollup:
@@ -69,3 +79,42 @@ class UnwrittenRows:
         """What is left after a cut."""
         self._tables, self._partitions = [], []
         self.add(rows, partition)
+
+
+class Unwritten:
+    """What is in no file yet, of all tables of a datasource."""
+
+    def __init__(self, datasource: Datasource) -> None:
+        self._datasource = datasource
+        self.rollups = {r.name: UnwrittenRollup(r, datasource) for r in datasource.rollups}
+        keeps_raw = datasource.retention.events_ms is not None
+        self.raw = UnwrittenRows(datasource.raw_schema()) if keeps_raw else None
+        """None where no raw rows are kept."""
+        self._deferred: list[Accepted] = []
+        self._deferred_rows = 0
+
+    def defer(self, accepted: Accepted, rows_max: int) -> None:
+        """Rollups of rows that are too few for a pass by partition of their own: they wait until there are `rows_max`."""
+        if not self.rollups:
+            return
+        self._deferred.append(accepted)
+        self._deferred_rows += accepted.columns.rows
+        if self._deferred_rows >= rows_max:
+            self.settle()
+
+    def settle(self) -> None:
+        """Fold what was deferred."""
+        if not self._deferred:
+            return
+        columns = Columns(pa.concat_tables([a.columns.table for a in self._deferred]).combine_chunks())
+        partition = np.concatenate([a.partition for a in self._deferred])
+        self._deferred, self._deferred_rows = [], 0
+        for unwritten in self.rollups.values():
+            unwritten.add(build_partials(columns, unwritten.rollup, self._datasource, partition))
+
+    def absorb(self, older: Unwritten) -> None:
+        """Take over what an earlier epoch left."""
+        for name, unwritten in self.rollups.items():
+            unwritten.add(older.rollups[name].merged())
+        if self.raw is not None and older.raw is not None:
+            self.raw.add(*older.raw.all())

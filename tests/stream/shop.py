@@ -170,7 +170,7 @@ class Shell:
         return self.take(*records([arrival], self.source, self.fold.offsets))
 
     def cut(self) -> EpochCut:
-        cut = self.fold.cut()
+        cut = self.fold.end_epoch().cut()
         self.cuts.append(cut)
         self.writes += cut.writes
         self.ledger += cut.ledger

@@ -221,7 +221,7 @@ def test_a_second_cut_without_the_runs_of_the_first_is_refused() -> None:
 def test_runs_that_were_not_ordered_are_refused() -> None:
     shell = Shell(SOURCE)
     shell.arrive(0, 0, Event(0, "1"))
-    (write,) = shell.fold.cut().run_writes
+    (write,) = shell.fold.end_epoch().cut().run_writes
     with pytest.raises(InvariantError, match="0 id runs were handed back for the 1"):
         shell.fold.runs_written([])
     with pytest.raises(InvariantError, match="instead of step"):
