@@ -37,7 +37,9 @@ class SegmentDelta(msgspec.Struct, frozen=True, kw_only=True):
 class HotDelta(msgspec.Struct, frozen=True, kw_only=True):
     """An aggregator's answer for one datasource: what came since the cursor.
 
-    `reset` says that the cursor was of another load: forget nothing yet, but this is a new load from its beginning.
+    `reached` is the offset that comes next, per partition, from just before the segments were taken: they, with what is
+    committed, hold everything below it. `reset` says that the cursor was of another load: forget nothing yet, but this
+    is a new load from its beginning.
     """
 
     folder: str
@@ -48,6 +50,7 @@ class HotDelta(msgspec.Struct, frozen=True, kw_only=True):
     incarnations: dict[int, str]
     watermarks_ms: dict[int, int | None]
     idle: frozenset[int]
+    reached: dict[int, int]
     segments: tuple[SegmentDelta, ...]
     caught_up: bool
 

@@ -51,6 +51,12 @@ class HotSegments:
     def open(self) -> Segment:
         return self._segments[-1]
 
+    @property
+    def reached(self) -> dict[int, int]:
+        """Per partition the offset that comes next."""
+        with self._lock:
+            return dict(self.open.to_offsets)
+
     def append(self, increment: Increment) -> None:
         with self._lock:
             segment = self.open

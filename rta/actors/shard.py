@@ -299,6 +299,7 @@ class Shard:
             incarnations=life.load.incarnations,
             watermarks_ms=dict(life.load.fold.watermarks_ms),
             idle=life.load.fold.idle(self._read_through_ms),
+            reached=life.segments.reached,
             segments=life.segments.since(cursor if same else None),
             caught_up=self._caught_up,
         )

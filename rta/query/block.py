@@ -151,6 +151,11 @@ class Block:
     def has(self, column: str) -> bool:
         return column in self.frame.columns
 
+    def overlaps(self, start_ms: int, end_ms: int) -> bool:
+        """Whether some row is in the range."""
+        first, end = self.times.searchsorted((start_ms, end_ms))
+        return bool(end > first)
+
     def codes(self, column: str) -> Codes:
         """Dictionary codes of a dimension; all null where older rows lack it."""
         found = self._codes.get(column)

@@ -7,8 +7,9 @@ offsets, and a view is never lower than one published before, in any partition.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import polars as pl
 
@@ -16,8 +17,33 @@ from rta.actors.messages import Cursor, HotDelta, SegmentDelta
 from rta.errors import InvariantError
 from rta.store.model import Manifest
 
-FRAMES_MAX = 24
-"""Partials of one rollup and segment that are kept apart before they become one frame."""
+FAN_IN = 4
+"""So many frames of one level are merged into one of the next: a row is merged again log4(frames) times in its life."""
+Merge = Callable[[str, Sequence[pl.DataFrame]], pl.DataFrame]
+"""(rollup name, partials) -> one partial with one row per key."""
+
+
+@dataclass(slots=True)
+class Frames:
+    """Partials of one rollup and segment, merged by key as they come, so that readers see few frames and few rows.
+
+    A frame never changes, so what a reader has made of it stays good.
+    """
+
+    levels: list[list[pl.DataFrame]] = field(default_factory=list)
+
+    def add(self, frame: pl.DataFrame, merge: Callable[[Sequence[pl.DataFrame]], pl.DataFrame]) -> None:
+        for level in range(len(self.levels) + 1):
+            if level == len(self.levels):
+                self.levels.append([])
+            self.levels[level].append(frame)
+            if len(self.levels[level]) < FAN_IN:
+                return
+            frame = merge(self.levels[level])
+            self.levels[level] = []
+
+    def all(self) -> tuple[pl.DataFrame, ...]:
+        return tuple(frame for level in self.levels for frame in level)
 
 
 @dataclass(slots=True)
@@ -30,9 +56,9 @@ class Segment:
     next_chunk: int = 0
     closed: bool = False
     rows: int = 0
-    partials: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
+    partials: dict[str, Frames] = field(default_factory=dict)
 
-    def extend(self, delta: SegmentDelta) -> None:
+    def extend(self, delta: SegmentDelta, merge: Merge) -> None:
         if delta.first_chunk != self.next_chunk:
             raise InvariantError(f"chunk {delta.first_chunk} of epoch {self.epoch} came, {self.next_chunk} was next")
         self.next_chunk = delta.next_chunk
@@ -40,10 +66,8 @@ class Segment:
         self.closed = delta.closed
         self.rows += delta.rows
         for name, data in delta.partials.items():
-            frames = self.partials.get(name, [])
-            frame = pl.read_ipc_stream(data)
-            frames = [pl.concat([*frames, frame])] if len(frames) >= FRAMES_MAX else [*frames, frame]
-            self.partials[name] = frames
+            frames = self.partials.setdefault(name, Frames())
+            frames.add(pl.read_ipc_stream(data), partial(merge, name))
 
 
 @dataclass(slots=True)
@@ -70,14 +94,14 @@ class LoadCopy:
         last = self.segments[-1]
         return Cursor(self.load, last.epoch, last.next_chunk)
 
-    def apply(self, delta: HotDelta) -> None:
+    def apply(self, delta: HotDelta, merge: Merge) -> None:
         self.watermarks_ms = delta.watermarks_ms
         self.idle = delta.idle
         self.caught_up = delta.caught_up
         for part in delta.segments:
             if not self.segments or part.epoch > self.segments[-1].epoch:
                 self.segments.append(Segment(part.epoch, dict(part.from_offsets), dict(part.from_offsets)))
-            self.segments[-1].extend(part)
+            self.segments[-1].extend(part, merge)
 
     def beyond(self, offsets: Mapping[int, int]) -> list[Segment] | None:
         """The segments that begin exactly at the offsets; None when the load does not fit them.
@@ -126,7 +150,8 @@ class Moment:
 class HotState:
     """All loads of one datasource that a replica has copies of, and the newest moment that it published."""
 
-    def __init__(self) -> None:
+    def __init__(self, merge: Merge) -> None:
+        self._merge = merge
         self._loads: list[LoadCopy] = []
         self._arrivals = 0
         self.moment: Moment | None = None
@@ -144,7 +169,12 @@ class HotState:
             self._arrivals += 1
             newest = LoadCopy(delta.load, delta.actor, dict(delta.incarnations), self._arrivals)
             self._loads.append(newest)
-        newest.apply(delta)
+        newest.apply(delta, self._merge)
+
+    def reaches(self, deltas: Iterable[HotDelta]) -> bool:
+        """Whether the published moment holds everything that the aggregators had folded when they said this."""
+        offsets = {} if self.moment is None else self.moment.offsets
+        return all(offsets.get(p, -1) >= reached for delta in deltas for p, reached in delta.reached.items())
 
     def _newest(self, actor: str) -> LoadCopy | None:
         mine = [load for load in self._loads if load.actor == actor]
@@ -222,5 +252,5 @@ class HotState:
 
 
 def _use(load: LoadCopy, segment: Segment) -> SegmentUse:
-    partials = {name: tuple(frames) for name, frames in segment.partials.items()}
+    partials = {name: frames.all() for name, frames in segment.partials.items()}
     return SegmentUse(load.load, load.actor, segment.epoch, segment.next_chunk, segment.rows, partials)

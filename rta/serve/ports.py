@@ -54,8 +54,11 @@ class View(Protocol):
         """Immutable files of a table ("events", `Rollup.table`); paths are relative to the table's folder."""
         ...
 
-    def partials(self, rollup: str) -> pl.DataFrame:
-        """Rollup rows beyond the files: open buckets, buffered late rows, hot segments. Not merged by key."""
+    def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
+        """Rollup rows beyond the files: open buckets, buffered late rows, hot segments.
+
+        Not merged by key; they add. A frame never changes, and later views hold the very same one as long as they can.
+        """
         ...
 
     async def rows(self) -> pa.Table:

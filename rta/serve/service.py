@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import orjson
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,7 +27,7 @@ from rta.config import Settings
 from rta.errors import TimeLimitError
 from rta.events.schemas import TIME, TIMESTAMP, Datasource, Rollup
 from rta.query.answer import format_time
-from rta.query.block import Block
+from rta.query.block import Block, Dictionaries
 from rta.query.execute import run_rollup
 from rta.query.model import Query
 from rta.query.parse import parse_query
@@ -45,6 +46,7 @@ JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 ANSWERS_BYTES_MAX = 64 << 20
 HOT_BLOCKS_MAX = 32
+"""Rollups whose rows beyond the files are kept decoded."""
 INLINE_ROWS_MAX = 50_000
 """So many raw rows, and no files, are scanned here: 10-20 ms, and the worker's start is saved."""
 
@@ -66,7 +68,7 @@ class Prepared:
 
     Args:
         files: Of the plan's table, in its range.
-        hot: Decoded rollup rows beyond them; None when raw events are read.
+        hot: Decoded rollup rows beyond them, with rows in the range; none when raw events are read.
         has_hot: Whether rows beyond the files can be in the range.
         key: Of the answer.
     """
@@ -74,7 +76,8 @@ class Prepared:
     plan: Plan
     view: View
     files: tuple[FileRef, ...]
-    hot: Block | None
+    hot: tuple[Block, ...]
+    dictionaries: Dictionaries | None
     has_hot: bool
     key: bytes
 
@@ -109,7 +112,7 @@ class QueryService:
         self._answers = AnswerCache(ANSWERS_BYTES_MAX)
         self._under_way: dict[bytes, asyncio.Task[Finished]] = {}
         self._waiting: dict[asyncio.Task[Finished], int] = {}
-        self._hot_blocks: OrderedDict[tuple[str, str, int, str], Block] = OrderedDict()
+        self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
 
     async def answer(
         self, document: Mapping[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
@@ -176,28 +179,34 @@ class QueryService:
         datasource = view.datasource
         planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
         files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
-        hot, has_hot = None, True
+        hot: tuple[Block, ...] = ()
+        has_hot, dictionaries = True, None
         if planned.rollup is not None:
-            hot = self._hot_block(view, planned.rollup)
-            first, end = hot.times.searchsorted((planned.start_ms, planned.end_ms))
-            has_hot = bool(end > first)
+            dictionaries = self._cache.dictionaries(view.datasource, planned.rollup)
+            blocks = self._hot_of(view, planned.rollup, dictionaries)
+            hot = tuple(b for b in blocks if b.overlaps(planned.start_ms, planned.end_ms))
+            has_hot = bool(hot)
         digest = hashlib.blake2b(planned.key, digest_size=32)
         for file in files:
             digest.update(file.path.encode() + b"\0")
         if has_hot:
             digest.update(f"{view.manifest} {view.version}".encode())
-        return Prepared(planned, view, files, hot, has_hot, digest.digest())
+        return Prepared(planned, view, files, hot, dictionaries, has_hot, digest.digest())
 
-    def _hot_block(self, view: View, rollup: Rollup) -> Block:
-        dictionaries = self._cache.dictionaries(view.datasource, rollup)
-        key = (view.datasource.folder, rollup.name, view.manifest, view.version)
-        found = self._hot_blocks.get(key)
-        if found is None or found.dictionaries is not dictionaries:
-            found = Block(view.partials(rollup.name), dictionaries)
-            self._hot_blocks[key] = found
-            while len(self._hot_blocks) > HOT_BLOCKS_MAX:
-                self._hot_blocks.popitem(last=False)
-        return found
+    def _hot_of(self, view: View, rollup: Rollup, dictionaries: Dictionaries) -> Sequence[Block]:
+        """The view's frames decoded; a frame that an earlier view had too is decoded already."""
+        key = (view.datasource.folder, rollup.name)
+        known = self._hot_blocks.pop(key, {})
+        found: dict[int, tuple[pl.DataFrame, Block]] = {}
+        for frame in view.partials(rollup.name):
+            _, block = known.get(id(frame), (frame, None))  # the frame is kept, so that its id stays its own
+            if block is None or block.dictionaries is not dictionaries:
+                block = Block(frame, dictionaries)
+            found[id(frame)] = (frame, block)
+        self._hot_blocks[key] = found
+        while len(self._hot_blocks) > HOT_BLOCKS_MAX:
+            self._hot_blocks.popitem(last=False)
+        return [block for _, block in found.values()]
 
     async def _once(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         """The answer from whoever computes it first; the work is given up when nobody waits for it any more."""
@@ -232,11 +241,11 @@ class QueryService:
         return found
 
     def _run_rollup(self, prepared: Prepared, arrow: bool) -> Finished:
-        rollup, hot = prepared.plan.rollup, prepared.hot
+        rollup, dictionaries = prepared.plan.rollup, prepared.dictionaries
         assert rollup is not None
-        assert hot is not None
-        blocks = self._cache.blocks(self._store, prepared.plan.datasource, rollup, prepared.files, hot.dictionaries)
-        return finish(run_rollup(prepared.plan, [*blocks, hot] if prepared.has_hot else blocks), arrow)
+        assert dictionaries is not None
+        blocks = self._cache.blocks(self._store, prepared.plan.datasource, rollup, prepared.files, dictionaries)
+        return finish(run_rollup(prepared.plan, [*blocks, *prepared.hot]), arrow)
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan

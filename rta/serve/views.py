@@ -7,17 +7,19 @@ queries. What may be published is decided in `rta.serve.hot`.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import polars as pl
 import pyarrow as pa
 
 from rta.actors.messages import Cursor, HotDelta, RowsRequest
-from rta.errors import BadRequestError, NotFoundError, TimeLimitError, UnavailableError
+from rta.errors import BadRequestError, TimeLimitError, UnavailableError
 from rta.events.batch import read
 from rta.events.schemas import Datasource
 from rta.query.position import Position
@@ -28,14 +30,22 @@ from rta.store.model import FileRef, Manifest
 from rta.store.objects import ObjectStore
 from rta.store.runs import load_state
 from rta.store.versions import TableVersions
+from rta.stream.columns import fit
+from rta.stream.rollups import merge_partials
 from rta.stream.saved import state_rows
 from rta.stream.watermark import combine
 
+logger = logging.getLogger(__name__)
 DELTA_S = 1.0
 DOWN_S = 0.5
 AFTER_PAUSE_S = 0.002
 
+LOOK_S = 0.1
+"""How often a newer manifest is looked for while the one that is known still shows everything."""
+
 StateRows = tuple[dict[str, pl.DataFrame], pa.Table]
+StateKey = tuple[str, tuple[int, ...], int]
+"""Path, partitions, version of the definition."""
 
 
 class Peers(Protocol):
@@ -46,6 +56,19 @@ class Peers(Protocol):
     async def delta(self, actor: str, cursors: Mapping[str, Cursor | None], timeout_s: float) -> list[HotDelta]: ...
 
     async def rows(self, actor: str, folder: str, load: str, requests: Sequence[RowsRequest]) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A manifest with what its states hold, in the columns and rollups of a version of the definition."""
+
+    manifest: Manifest
+    version: int
+    by_key: Mapping[StateKey, StateRows]
+
+    @property
+    def states(self) -> tuple[StateRows, ...]:
+        return tuple(self.by_key.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,38 +102,40 @@ class ReplicaView:
     def files(self, table: str) -> Sequence[FileRef]:
         return self.owner.versions.files_at(table, self.manifest)
 
-    def partials(self, rollup: str) -> pl.DataFrame:
+    def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
         frames = [partials[rollup] for partials, _ in self.states if rollup in partials]
         frames += [frame for use in self.moment.uses for frame in use.partials.get(rollup, ())]
-        if not frames:
-            spec = self.datasource.rollup(rollup)
-            if spec is None:
-                raise NotFoundError(f"datasource '{self.datasource.name}' has no rollup '{rollup}'")
-            empty = pl.from_arrow(self.datasource.rollup_schema(spec).empty_table())
-            assert isinstance(empty, pl.DataFrame)
-            return empty
-        return frames[0] if len(frames) == 1 else pl.concat(frames)
+        return [frame for frame in frames if frame.height]
 
     async def rows(self) -> pa.Table:
         hot = await asyncio.gather(*(self.owner.hot_rows(use) for use in self.moment.uses))
         tables = [rows for _, rows in self.states] + list(hot)
         schema = self.datasource.raw_schema()
-        return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in tables if t.num_rows)])
+        return pa.concat_tables([schema.empty_table(), *(fit(t, schema) for t in tables if t.num_rows)])
+
+
+class Pools(NamedTuple):
+    """One thread that puts views together, and one that reads manifests and states for them."""
+
+    views: ThreadPoolExecutor
+    reading: ThreadPoolExecutor
 
 
 class FolderViews:
     """The views of one datasource in this replica."""
 
-    def __init__(self, store: ObjectStore, datasource: Datasource, peers: Peers, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, store: ObjectStore, datasource: Datasource, peers: Peers, pools: Pools) -> None:
         self._store = store
         self._folder = datasource.folder
         self.datasource = datasource
         self._peers = peers
-        self._pool = pool
+        self._pool, self._reading = pools
         self._manifests = ManifestLog(store, datasource.folder)
         self.versions = TableVersions(store, datasource.folder, ManifestLog(store, datasource.folder))
-        self._state = HotState()
-        self._states: dict[tuple[str, tuple[int, ...]], StateRows] = {}
+        self._state = HotState(self._merge)
+        self._adopted: dict[int, Adopted] = {}
+        self._adopting: asyncio.Task[None] | None = None
+        self._looked = -math.inf
         self._rows: dict[tuple[str, int, int], pa.Table] = {}
         self._down: dict[str, float] = {}
         self._view: ReplicaView | None = None
@@ -158,8 +183,35 @@ class FolderViews:
         live = [name for name, answer in zip(asked, answers, strict=True) if answer is not None]
         deltas = [delta for answer in answers if answer is not None for delta in answer]
         loop = asyncio.get_running_loop()
-        self._view = await loop.run_in_executor(self._pool, self._take, deltas, live)
+        view = await loop.run_in_executor(self._pool, self._take, deltas, live)
+        if view is None:
+            await self._adopt()
+            view = await loop.run_in_executor(self._pool, self._publish, live)
+        elif began - self._looked >= LOOK_S:
+            self._adopt_soon()
+        self._view = view
         self._began = began
+
+    def _adopt_soon(self) -> asyncio.Task[None]:
+        """Look for a newer manifest and read its states beside the refreshes, which go on with the one before."""
+        if self._adopting is None or self._adopting.done():
+            self._adopting = asyncio.create_task(self._look())
+            self._adopting.add_done_callback(_note_failure)
+        return self._adopting
+
+    async def _adopt(self) -> None:
+        """The same, from now on and waited for."""
+        under_way = self._adopting
+        if under_way is not None and not under_way.done():
+            await asyncio.wait([under_way])
+        await asyncio.shield(self._adopt_soon())
+
+    async def _look(self) -> None:
+        self._looked = time.monotonic()
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._reading, self._read_newest)
+        shown = -1 if self._state.moment is None else self._state.moment.manifest.number
+        self._adopted = {n: a for n, a in self._adopted.items() if n >= shown} | {found.manifest.number: found}
 
     async def _ask(self, name: str, cursor: Cursor | None) -> list[HotDelta] | None:
         try:
@@ -168,14 +220,21 @@ class FolderViews:
             self._down[name] = time.monotonic() + DOWN_S
             return None
 
-    def _take(self, deltas: Sequence[HotDelta], live: Sequence[str]) -> ReplicaView:
-        """Segments first, then the manifest: nothing can be missing between them (in a thread of the pool)."""
+    def _take(self, deltas: Sequence[HotDelta], live: Sequence[str]) -> ReplicaView | None:
+        """A view of what is known here; None if a newer manifest has to be read to show all that was said just now.
+
+        Segments first, then the manifest: nothing can be missing between them. In a thread of the pool.
+        """
         for delta in deltas:
             self._state.apply(delta)
-        newest = self._manifests.newest()
-        if newest is None:
-            raise UnavailableError(f"datasource '{self.datasource.name}' has no manifest yet", "it is being created")
-        moment = self._state.publish(newest)
+        if not self._adopted or self._adopted[max(self._adopted)].version != self.datasource.version:
+            return None
+        view = self._publish(live)
+        return view if self._state.reaches(deltas) else None
+
+    def _publish(self, live: Sequence[str]) -> ReplicaView:
+        adopted = self._adopted
+        moment = self._state.publish(adopted[max(adopted)].manifest)
         partitions = frozenset(e.partition for e in moment.manifest.partitions)
         missing = partitions - self._state.caught_up(live)
         alive = {(u.load, u.epoch) for u in moment.uses}
@@ -185,25 +244,36 @@ class FolderViews:
         return ReplicaView(
             datasource=self.datasource,
             moment=moment,
-            states=self._states_of(moment.manifest),
+            states=adopted[moment.manifest.number].states,
             watermark_ms=combine(marks, idle, len(partitions), before),
             missing=tuple(sorted(missing)),
             owner=self,
         )
 
-    def _states_of(self, manifest: Manifest) -> tuple[StateRows, ...]:
-        """Open buckets and buffered rows that the manifest's states hold, each of just the partitions that name it."""
+    def _read_newest(self) -> Adopted:
+        """The newest manifest with its states, in the thread that reads them.
+
+        States are open buckets and rows that wait, each of just the partitions that name it.
+        """
+        datasource, newest = self.datasource, self._manifests.newest()
+        if newest is None:
+            raise UnavailableError(f"datasource '{datasource.name}' has no manifest yet", "it is being created")
         wanted: dict[str, list[int]] = {}
-        for entry in manifest.partitions:
+        for entry in newest.partitions:
             if entry.state is not None:
                 wanted.setdefault(entry.state, []).append(entry.partition)
-        found: dict[tuple[str, tuple[int, ...]], StateRows] = {}
+        known = {key: state for adopted in self._adopted.values() for key, state in adopted.by_key.items()}
+        found: dict[StateKey, StateRows] = {}
         for path, partitions in wanted.items():
-            key = (path, tuple(partitions))
-            known = self._states.get(key)
-            found[key] = known or state_rows(load_state(self._store, self._folder, path), partitions, self.datasource)
-        self._states = found
-        return tuple(found.values())
+            key = (path, tuple(partitions), datasource.version)
+            found[key] = known.get(key) or state_rows(
+                load_state(self._store, self._folder, path), partitions, datasource
+            )
+        return Adopted(newest, datasource.version, found)
+
+    def _merge(self, name: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        rollup = self.datasource.rollup(name)
+        return pl.concat(frames) if rollup is None else merge_partials(frames, rollup, self.datasource)
 
     async def hot_rows(self, use: SegmentUse) -> pa.Table:
         """Raw rows of a segment as far as a view uses it; fetched once."""
@@ -228,13 +298,15 @@ class HotViews:
     def __init__(self, store: ObjectStore, peers: Peers) -> None:
         self._store = store
         self._peers = peers
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
+        self._pools = Pools(
+            ThreadPoolExecutor(1, thread_name_prefix="views"), ThreadPoolExecutor(1, thread_name_prefix="manifests")
+        )
         self._folders: dict[str, FolderViews] = {}
 
     async def at(self, datasource: Datasource, staleness_ms: int, after: Position | None, timeout_s: float) -> View:
         views = self._folders.get(datasource.folder)
         if views is None:
-            views = self._folders[datasource.folder] = FolderViews(self._store, datasource, self._peers, self._pool)
+            views = self._folders[datasource.folder] = FolderViews(self._store, datasource, self._peers, self._pools)
         if after is not None and after.folder != datasource.folder:
             raise BadRequestError(
                 f"'after' is a position in '{after.folder}', not in '{datasource.folder}'",
@@ -264,6 +336,12 @@ class HotViews:
                 return await coroutine
         except TimeoutError:
             raise TimeLimitError("the view was not refreshed in time", "ask again; see /v1/status") from None
+
+
+def _note_failure(task: asyncio.Task[None]) -> None:
+    """Whoever waits for the task gets its error; where nobody does, the next refresh that needs it tries again."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("a newer manifest was not taken in: %s", error)
 
 
 def _behind(view: ReplicaView, after: Position) -> list[int]:

@@ -44,8 +44,8 @@ class FixedView:
     def files(self, table: str) -> Sequence[FileRef]:
         return self.by_table.get(table, [])
 
-    def partials(self, rollup: str) -> pl.DataFrame:
-        return wikipedia.partials(self.hot, rollup)
+    def partials(self, rollup: str) -> list[pl.DataFrame]:
+        return [wikipedia.partials(self.hot, rollup)]
 
     async def rows(self) -> pa.Table:
         return self.hot

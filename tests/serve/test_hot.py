@@ -7,6 +7,7 @@ every offset from the manifest's `to` up to the view's, once.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -95,6 +96,7 @@ class Owner:
             incarnations=dict.fromkeys(self.start, "i"),
             watermarks_ms=self.watermarks_ms,
             idle=self.idle,
+            reached=self.offsets(len(self.epochs) - 1, len(self.epochs[-1])),
             segments=tuple(parts),
             caught_up=True,
         )
@@ -113,6 +115,10 @@ def check(moment: Moment, before: Moment | None) -> None:
         assert all(moment.offsets[p] >= offset for p, offset in before.offsets.items())
 
 
+def joined(_: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(frames)
+
+
 class World:
     """Two actors over four partitions, one replica; every step is drawn."""
 
@@ -127,7 +133,7 @@ class World:
         self.shares = {"a": [0, 1], "b": [2, 3]}
         for actor in self.shares:
             self.crash(actor)
-        self.state = HotState()
+        self.state = HotState(joined)
         self.moment: Moment | None = None
 
     def crash(self, actor: str) -> None:
@@ -224,7 +230,7 @@ def test_a_view_holds_exactly_its_offsets_and_never_goes_back(seed: int) -> None
 
 
 def test_segments_that_do_not_begin_at_the_manifest_are_not_shown() -> None:
-    state = HotState()
+    state = HotState(joined)
     owner = Owner("a.1", "a", {0: 5}, [[[(0, 5), (0, 6)]]])
     state.apply(owner.delta(None))
     moment = state.publish(manifest(3, {0: 4}))
@@ -233,7 +239,7 @@ def test_segments_that_do_not_begin_at_the_manifest_are_not_shown() -> None:
 
 
 def test_old_segments_stay_until_the_new_load_has_passed_them() -> None:
-    state = HotState()
+    state = HotState(joined)
     old = Owner("a.1", "a", {0: 0}, [[[(0, 0), (0, 1), (0, 2)]]])
     state.apply(old.delta(None))
     assert state.publish(manifest(0, {0: 0})).offsets == {0: 3}
@@ -248,7 +254,7 @@ def test_old_segments_stay_until_the_new_load_has_passed_them() -> None:
 
 
 def test_a_delta_that_skips_chunks_is_refused() -> None:
-    state = HotState()
+    state = HotState(joined)
     owner = Owner("a.1", "a", {0: 0}, [[[(0, 0)], [(0, 1)]]])
     state.apply(owner.delta(None))
     with pytest.raises(Exception, match="chunk"):
@@ -256,7 +262,7 @@ def test_a_delta_that_skips_chunks_is_refused() -> None:
 
 
 def test_a_partition_is_idle_only_as_its_newest_load_says_and_only_while_its_owner_answers() -> None:
-    state = HotState()
+    state = HotState(joined)
     state.apply(Owner("a.1", "a", {0: 0, 1: 0}, watermarks_ms={0: 5, 1: 9}, idle=frozenset({0, 1})).delta(None))
     state.apply(Owner("b.1", "b", {2: 0}, watermarks_ms={2: 7}, idle=frozenset({2})).delta(None))
     assert state.watermarks_ms() == {0: 5, 1: 9, 2: 7}
