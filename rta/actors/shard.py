@@ -168,6 +168,7 @@ class Shard:
                 self._take_runs(life, 0.0) or self._overfull(life)
             ):
                 self._end_epoch(life)
+                epoch_began = time.monotonic()
         if self._reload_reason is not None:
             self._note(self._reload_reason)
 
