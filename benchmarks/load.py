@@ -81,11 +81,22 @@ def drive(url: str, next_request: Next, connections: int) -> Tally:
                 if events & selectors.EVENT_WRITE:
                     _write(selector, line)
                 elif _read(line):
-                    if _settle(line, tally):
+                    done = _settle(line, tally)
+                    if b"\r\nconnection: close\r\n" in line.answer.lower():
+                        _reopen(selector, line, url)
+                    if done:
                         open_lines -= not _begin(selector, line, next_request())
                     else:
                         _begin(selector, line, line.whole)
     return tally
+
+
+def _reopen(selector: selectors.BaseSelector, line: _Line, url: str) -> None:
+    selector.unregister(line.socket)
+    line.socket.close()
+    line.socket = connect(url)
+    line.socket.setblocking(False)
+    selector.register(line.socket, selectors.EVENT_WRITE, line)
 
 
 def _begin(selector: selectors.BaseSelector, line: _Line, whole: bytes | None) -> bool:

@@ -298,7 +298,7 @@ def _loopback_haproxy(run: Path, program: str, ports: list[int]) -> Path:
     that is 503, not the 404 that would make a sender drop its events.
     """
     edits = " ".join(f"-e 's/bind \\*\\?:{port}$/bind 127.0.0.1:{port}/'" for port in ports)
-    edits += " -e 's/^defaults$/&\\n    option forwardfor/'"
+    edits += " -e 's/^defaults$/&\\n    option forwardfor\\n    option idle-close-on-response/'"
     edits += f" -e 's/return status 404 content-type text.plain lf-string .*/{STARTING}/'"
     script = f"""#!/bin/sh
 previous=
