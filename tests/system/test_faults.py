@@ -27,9 +27,9 @@ from tests.system.running import (
     wait_for,
 )
 
-ROUNDS = int(os.environ.get("RTA_TEST_FAULT_ROUNDS", "6"))
-RATE = int(os.environ.get("RTA_TEST_FAULT_RATE", "6000"))
-SEED = int(os.environ.get("RTA_TEST_FAULT_SEED", "20260101"))
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "6"))
+RATE = int(os.environ.get("FAULT_RATE", "6000"))
+SEED = int(os.environ.get("FAULT_SEED", "20260101"))
 KINDS = (AGGREGATOR, COORDINATOR, INGEST, LOG_HOST, QUERY, "everything")
 PAUSE_S = 3.0
 
