@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ORDER = ("edge", "log", "fold", "commit", "questions", "http")
+ORDER = ("edge", "log", "fold", "commit", "questions", "http", "soak")
 NOT_RUN = {"__init__", "__main__", "input", "load", "running"}
 
 

@@ -87,7 +87,7 @@ class Bench:
         acknowledged_s = time.monotonic() - begun_s
         self._until_counted(self.events)
         counted_s = time.monotonic() - begun_s
-        self._until_stored(self.events)
+        self.until_stored(self.events)
         stored_s = time.monotonic() - begun_s
         for what, spent_s in (("durable", acknowledged_s), ("counted", counted_s), ("stored", stored_s)):
             peers = "Druid, Kafka, rollup 92,000-97,000" if what == "counted" else ""
@@ -104,7 +104,7 @@ class Bench:
             yield Figure("bytes stored per event, all tables", f"{stored_bytes / self.events:.0f}", "Druid raw 120")
 
     def _until_counted(self, expected: int) -> None:
-        question = self._request({"time_range": ALL_TIME, "granularity": "all", "metrics": [COUNT]})
+        question = self.request_of({"time_range": ALL_TIME, "granularity": "all", "metrics": [COUNT]})
         deadline = time.monotonic() + STORED_S_MAX
         found = 0
         while found < expected:
@@ -113,7 +113,7 @@ class Bench:
             assert found <= expected, f"{found:,} counted of {expected:,}: something is there twice"
             assert time.monotonic() < deadline, f"only {found:,} of {expected:,} counted after {STORED_S_MAX:.0f} s"
 
-    def _until_stored(self, expected: int) -> None:
+    def until_stored(self, expected: int) -> None:
         deadline = time.monotonic() + STORED_S_MAX
         while True:
             ledger = self.client.ledger(self.name)
@@ -189,7 +189,7 @@ class Bench:
 
     def _probe(self, sender: Asker, kind: str) -> float:
         body = {"event_id": uuid.uuid4().hex, "timestamp": START_MS, "event_type": kind, "user_id": kind}
-        question = self._request(
+        question = self.request_of(
             {"time_range": ALL_TIME, "granularity": "all", "metrics": [COUNT], "filters": {"event_type": kind}}
         )
         sender.ask(request(self.system.url, f"/v1/events/{self.name}", json.dumps(body).encode()))
@@ -204,8 +204,8 @@ class Bench:
 
     def questions(self) -> Iterator[Figure]:
         for name, make in (("D1", self.d1), ("D2", self.d2), ("D3", self.d3), ("D4", self.d4)):
-            answer = self.asker.ask(self._request(make()))
-            asked = iter(lambda make=make: self._request(make()), None)  # type: ignore[misc]  # mypy sees no default
+            answer = self.asker.ask(self.request_of(make()))
+            asked = iter(lambda make=make: self.request_of(make()), None)  # type: ignore[misc]  # mypy sees no default
             alone, _ = self._for_a_while(asked, 1)
             together, spent_s = self._for_a_while(asked, 8)
             p50, p99 = np.percentile(alone, [50, 99]) * 1000
@@ -213,7 +213,7 @@ class Bench:
             sources = "+".join(answer["meta"]["sources"])
             yield Figure(f"{name} ms p50 / p99; q/s with 8 clients ({sources})", text, PEERS[name])
 
-    def _request(self, question: dict[str, Any]) -> bytes:
+    def request_of(self, question: dict[str, Any]) -> bytes:
         body = json.dumps({"datasource": self.name, **question}).encode()
         return request(self.system.url, "/v1/query", body)
 
