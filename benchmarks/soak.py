@@ -48,7 +48,7 @@ class Sender(threading.Thread):
         super().__init__(daemon=True)
         self._bench = bench
         self._rate = rate
-        self._stop = threading.Event()
+        self._ending = threading.Event()
         self.sent = 0
         self.problem: BaseException | None = None
 
@@ -58,7 +58,7 @@ class Sender(threading.Thread):
             asker, due_s = Asker(url), time.monotonic()
             for body in self._batches():
                 due_s += BATCH / self._rate
-                if self._stop.wait(max(0.0, due_s - time.monotonic())):
+                if self._ending.wait(max(0.0, due_s - time.monotonic())):
                     return
                 asker.ask(request(url, path, body, "application/x-ndjson"))
                 self.sent += BATCH
@@ -71,7 +71,7 @@ class Sender(threading.Thread):
             yield from (b"".join(rows[at : at + BATCH]) for at in range(0, CHUNK, BATCH))
 
     def finish(self) -> None:
-        self._stop.set()
+        self._ending.set()
         self.join()
         if self.problem is not None:
             raise self.problem
