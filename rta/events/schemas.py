@@ -163,6 +163,8 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None
     columns: tuple[Column, ...]
     rollups: tuple[Rollup, ...] = ()
+    later_rollups: tuple[str, ...] = ()
+    """Names of those that were added when there may have been events already: what came before is not in them."""
     retention: Retention = Retention()
     too_old_ms: int | None = None
     in_the_future_ms: int = 86_400_000

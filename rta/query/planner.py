@@ -1,9 +1,9 @@
 """From a question to a plan: what its names mean, its absolute time range, and the coarsest table that answers exactly.
 
 A rollup answers exactly if its dimensions hold every field that is grouped by and compared, if each metric follows from
-one of its own, if every step and both ends of the range are multiples of its grain, and if it keeps its rows as far
-back as the question reaches (or as the raw table does). Sketched metrics count as exact unless the question says
-`exact`. Reads nothing: what a table holds is the executors' business.
+one of its own, if every step and both ends of the range are multiples of its grain, if it keeps its rows as far back as
+the question reaches (or as the raw table does), and if it was there from the datasource's first event on. Sketched
+metrics count as exact unless the question says `exact`. Reads nothing: what a table holds is the executors' business.
 """
 
 from __future__ import annotations
@@ -244,6 +244,8 @@ def _fit(
     group_by, metrics, fields = names
     if query.select:
         return "raw rows are asked for", ()
+    if rollup.name in datasource.later_rollups:
+        return "it was added after the datasource was made, and what came before is not in it", ()
     for field in (*group_by, *fields.values()):
         if field.kind is not FieldKind.COLUMN or field.column not in rollup.dimensions:
             return f"'{field.name}' is not among its dimensions", ()

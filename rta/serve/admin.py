@@ -85,7 +85,10 @@ def _add_datasources(router: APIRouter, definitions: Definitions, control: Contr
         openapi_extra=body_schema(documents.DatasourceDocument),
     )
     async def update_datasource(name: str, request: Request) -> Response:
-        """Change a datasource: columns and rollups can be added; what is stored keeps its meaning."""
+        """Change a datasource: columns and rollups can be added; what is stored keeps its meaning.
+
+        An added rollup takes in what comes from now on. Questions are not answered from it, because history is not in it.
+        """
         document = await read_document(request)
         if document.setdefault("name", name) != name:
             raise InvalidDatasourceError(

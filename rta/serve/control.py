@@ -78,6 +78,7 @@ class StoreDefinitions:
     async def update(self, name: str, document: Mapping[str, Any]) -> Datasource:
         updated = await asyncio.to_thread(self._catalog.update, name, dict(document))
         await self._settled()
+        await asyncio.sleep(LOOK_S)  # then every replica has looked again: what is sent next is of the new definition
         return updated
 
     async def delete(self, name: str) -> None:

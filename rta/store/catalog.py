@@ -27,12 +27,13 @@ DROPPED_MAX = 1000
 
 
 class Definition(msgspec.Struct, frozen=True):
-    """A datasource as it lies in the catalog."""
+    """A datasource as it lies in the catalog. `later_rollups` were added after it was made."""
 
     document: dict[str, Any]
     incarnation: str
     version: int
     partitions: int
+    later_rollups: tuple[str, ...] = ()
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -137,7 +138,8 @@ class Catalog:
                 return None
             new = parse_datasource(document, incarnation=old.incarnation, version=version, partitions=old.partitions)
             check_change(old, new)
-            definition = Definition(dict(document), old.incarnation, version, old.partitions)
+            later = (*old.later_rollups, *(r.name for r in new.rollups if old.rollup(r.name) is None))
+            definition = Definition(dict(document), old.incarnation, version, old.partitions, later)
             return _with(state, version, {**state.document.datasources, name: definition})
 
         return self.change(change).datasources[name]
@@ -223,9 +225,10 @@ def _decode(number: int, content: bytes, known: CatalogState) -> CatalogState:
         if same is not None and (same.incarnation, same.version) == (entry.incarnation, entry.version):
             datasources[name] = same
             continue
-        datasources[name] = parse_datasource(
+        made = parse_datasource(
             entry.document, incarnation=entry.incarnation, version=entry.version, partitions=entry.partitions
         )
+        datasources[name] = msgspec.structs.replace(made, later_rollups=entry.later_rollups)
     return CatalogState(document, datasources)
 
 

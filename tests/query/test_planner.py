@@ -127,3 +127,11 @@ def test_what_the_datasource_does_not_have_is_refused(document: dict[str, Any], 
         planned(document)
     assert said in caught.value.message
     assert caught.value.hint
+
+
+def test_a_rollup_that_was_added_later_is_not_used() -> None:
+    first = asked()
+    later = msgspec.structs.replace(first.datasource, later_rollups=("daily",))
+    found = plan(first.query, later, NOW_MS)
+    assert (first.table, found.table) == ("rollup_daily_day", "rollup_hourly_hour")
+    assert "added after" in next(c.reason for c in found.considered if c.table == "rollup_daily_day")

@@ -57,6 +57,17 @@ def test_update_keeps_incarnation_and_partitions_and_grows_the_version() -> None
     assert catalog.read().version == 2
 
 
+def test_rollups_that_came_later_are_told_apart_for_good() -> None:
+    store = MemoryStore()
+    catalog = Catalog(store)
+    metrics = [{"name": "n", "type": "count"}]
+    first, second = ({"name": n, "granularity": "hour", "dimensions": [], "metrics": metrics} for n in ("a", "b"))
+    assert catalog.create(document(rollups=[first]), 4).later_rollups == ()
+    assert catalog.update("shop", document(rollups=[first, second])).later_rollups == ("b",)
+    assert catalog.update("shop", document(rollups=[second, first])).later_rollups == ("b",)
+    assert Catalog(store).read().datasources["shop"].later_rollups == ("b",)
+
+
 def test_wrong_and_breaking_documents_change_nothing() -> None:
     catalog = Catalog(MemoryStore())
     catalog.create(document(), 4)
