@@ -159,3 +159,11 @@ class CorruptFileError(RtaError):
 
     code = "corrupt_file"
     status = 500
+
+
+class FileGoneError(CorruptFileError):
+    """A file that a view names is not there: swept since, or lost. A newer view tells."""
+
+
+class ViewGoneError(UnavailableError):
+    """What a view names beyond the files has been let go of. A newer view has it elsewhere."""

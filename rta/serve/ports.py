@@ -51,7 +51,10 @@ class View(Protocol):
     def missing(self) -> Sequence[int]: ...
 
     def files(self, table: str) -> Sequence[FileRef]:
-        """Immutable files of a table ("events", `Rollup.table`); paths are relative to the table's folder."""
+        """Immutable files of a table ("events", `Rollup.table`); paths are relative to the table's folder.
+
+        Raises ViewGoneError when the store no longer knows them; a newer view does.
+        """
         ...
 
     def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
@@ -62,7 +65,7 @@ class View(Protocol):
         ...
 
     async def rows(self) -> pa.Table:
-        """Raw rows beyond the files, in the raw schema."""
+        """Raw rows beyond the files, in the raw schema. Raises ViewGoneError when they have been let go of."""
         ...
 
 
@@ -75,6 +78,10 @@ class Views(Protocol):
         Never lower than one given before. Raises TimeLimitError naming the partitions that hold it up, BadRequestError
         when `after` is of another incarnation.
         """
+        ...
+
+    async def renew(self, view: View) -> None:
+        """The view names something that is not there any more: the next one is made of what the store says then."""
         ...
 
 

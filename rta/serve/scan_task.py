@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
-from rta.errors import CorruptFileError, OutOfMemoryError, RtaError, UnavailableError
+from rta.errors import OutOfMemoryError, RtaError, UnavailableError
 from rta.query.answer import Answer, arrow_stream, rows_json
 from rta.query.planner import Plan
 from rta.query.raw import run_raw
@@ -84,7 +84,7 @@ def run_task(task: ScanTask) -> Finished:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         broken = find_corrupt(task.store, task.plan.datasource.folder, task.files)
         if broken is not None:
-            raise CorruptFileError(broken.message, broken.hint) from error
+            raise type(broken)(broken.message, broken.hint) from error
         if _OF_MEMORY.search(str(error)):
             raise OutOfMemoryError("the query needs more memory than it may have", NARROWER) from error
         raise UnavailableError(f"scanning the raw events of '{task.plan.datasource.name}': {error}") from error

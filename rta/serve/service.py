@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rta.config import Settings
-from rta.errors import TimeLimitError
+from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
 from rta.events.schemas import TIME, TIMESTAMP, Datasource, Rollup
 from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
@@ -45,6 +45,8 @@ from rta.store.parquet import within_range
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 ANSWERS_BYTES_MAX = 64 << 20
+RENEWALS_MAX = 2
+"""How often a question takes a newer view because files or rows of the last one are gone."""
 HOT_BLOCKS_MAX = 32
 """Rollups whose rows beyond the files are kept decoded."""
 INLINE_ROWS_MAX = 50_000
@@ -60,6 +62,16 @@ class Reply:
     content_type: str
     etag: str
     meta: dict[str, Any]
+
+
+class _Wants(NamedTuple):
+    """What a caller asked for, and when (`time.perf_counter`)."""
+
+    document: Mapping[str, Any]
+    after_header: str | None
+    if_none_match: str | None
+    accept_arrow: bool
+    begun: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +136,37 @@ class QueryService:
         """
         begun = time.perf_counter()
         limit_s = self._limits.query_time / 1000
+        wants = _Wants(document, after_header, if_none_match, accept_arrow, begun)
         try:
             async with asyncio.timeout(limit_s):
-                prepared = await self._prepare(document, after_header, limit_s)
-                key = prepared.key + (b"arrow" if accept_arrow else b"json")
-                etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
-                if if_none_match is not None and _matches(if_none_match, etag):
-                    return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
-                finished = self._answers.get(key)
-                cached = finished is not None
-                if finished is None:
-                    left_s = limit_s - (time.perf_counter() - begun)
-                    finished = await self._once(key, prepared, accept_arrow, left_s)
+                for _ in range(RENEWALS_MAX):
+                    reply = await self._attempt(wants, limit_s, last=False)
+                    if reply is not None:
+                        return reply
+                reply = await self._attempt(wants, limit_s, last=True)
+                assert reply is not None
+                return reply
         except TimeoutError as error:
             raise _late(limit_s) from error
+
+    async def _attempt(self, wants: _Wants, limit_s: float, *, last: bool) -> Reply | None:
+        """The reply; None when the view named what is no longer there, and the next one will not."""
+        begun, accept_arrow = wants.begun, wants.accept_arrow
+        prepared = await self._prepare(wants.document, wants.after_header, limit_s)
+        key = prepared.key + (b"arrow" if accept_arrow else b"json")
+        etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
+        if wants.if_none_match is not None and _matches(wants.if_none_match, etag):
+            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
+        finished = self._answers.get(key)
+        cached = finished is not None
+        if finished is None:
+            try:
+                finished = await self._once(key, prepared, accept_arrow, limit_s - (time.perf_counter() - begun))
+            except (FileGoneError, ViewGoneError):
+                if last:
+                    raise
+                await self._views.renew(prepared.view)
+                return None
         meta = _meta(prepared, finished, cached, begun)
         if accept_arrow:
             return Reply(200, finished.rows, ARROW, etag, meta | ({"next": finished.next} if finished.next else {}))
@@ -172,7 +201,12 @@ class QueryService:
         view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
         now_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+        try:
+            return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+        except ViewGoneError:
+            await self._views.renew(view)
+            view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
+            return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
 
     def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
         """Plan the question and find what it reads (in the thread that looks up files)."""

@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from rta.actors.messages import Cursor, HotDelta, RowsRequest
-from rta.errors import BadRequestError, TimeLimitError, UnavailableError
+from rta.errors import BadRequestError, NotFoundError, TimeLimitError, UnavailableError, ViewGoneError
 from rta.events.batch import read
 from rta.events.schemas import Datasource
 from rta.query.position import Position
@@ -100,7 +100,10 @@ class ReplicaView:
         return not self.missing
 
     def files(self, table: str) -> Sequence[FileRef]:
-        return self.owner.versions.files_at(table, self.manifest)
+        try:
+            return self.owner.versions.files_at(table, self.manifest)
+        except NotFoundError as error:
+            raise ViewGoneError(f"the files of '{table}' at manifest {self.manifest}: {error}") from error
 
     def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
         frames = [partials[rollup] for partials, _ in self.states if rollup in partials]
@@ -143,6 +146,12 @@ class FolderViews:
         self._running: asyncio.Task[None] | None = None
         self._running_began = -1.0
         self._next: asyncio.Task[None] | None = None
+
+    async def renew(self) -> None:
+        """Forget what was known of the tables' files, and begin from the newest manifest."""
+        self.versions = TableVersions(self._store, self._folder, ManifestLog(self._store, self._folder))
+        await self._adopt()
+        self._began = -math.inf
 
     async def fresh(self, datasource: Datasource, staleness_ms: int) -> ReplicaView:
         """A view that began to be taken at most `staleness_ms` before this call, or after it."""
@@ -282,9 +291,11 @@ class FolderViews:
         if table is None:
             known = max((k for k in self._rows if k[:2] == key[:2] and k[2] < key[2]), default=None)
             first = 0 if known is None else known[2]
-            data = await self._peers.rows(
-                use.actor, self._folder, use.load, [RowsRequest(use.epoch, first, use.next_chunk)]
-            )
+            wanted = [RowsRequest(use.epoch, first, use.next_chunk)]
+            try:
+                data = await self._peers.rows(use.actor, self._folder, use.load, wanted)
+            except NotFoundError as error:
+                raise ViewGoneError(f"raw rows of epoch {use.epoch} of '{use.actor}': {error}") from error
             table = read(data, self.datasource)
             if known is not None:
                 table = pa.concat_tables([self._rows.pop(known), table])
@@ -328,6 +339,9 @@ class HotViews:
             await asyncio.sleep(AFTER_PAUSE_S)
             view = await self._within(views.fresh(datasource, 0), deadline)
         return view
+
+    async def renew(self, view: View) -> None:
+        await self._folders[view.datasource.folder].renew()
 
     @staticmethod
     async def _within(coroutine: Coroutine[None, None, ReplicaView], deadline: float) -> ReplicaView:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rta.errors import CorruptFileError, NotFoundError
+from rta.errors import CorruptFileError, FileGoneError, NotFoundError
 from rta.events.schemas import TIME
 from rta.store import layout
 from rta.store.model import FileRef
@@ -184,12 +184,19 @@ def named_corruption(
 
 
 def find_corrupt(store: ObjectStore, folder: str, files: Sequence[FileRef]) -> CorruptFileError | None:
-    """Read the files one by one until one fails. For the path of an error only."""
+    """Read the files one by one until one fails. For the path of an error only. Raises MemoryError of its own."""
     for file in files:
         key = layout.table_file(folder, file.table, file.path)
         try:
             found = pq.ParquetFile(pa.BufferReader(store.get(key))).read().num_rows
-        except (NotFoundError, pa.ArrowException, OSError) as error:
+        except NotFoundError:
+            return FileGoneError(
+                f"reading table '{file.table}' of '{folder}': the file '{store.uri(key)}' is not there",
+                "restore it from a backup, or restate its date from the source",
+            )
+        except pa.ArrowMemoryError:
+            raise  # the reader is short of memory; that says nothing of the file
+        except (pa.ArrowException, OSError) as error:
             return CorruptFileError(
                 f"reading table '{file.table}' of '{folder}': the file '{store.uri(key)}' can't be read: {error}",
                 "restore it from a backup, or restate its date from the source",

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from rta.config import LimitSettings, Settings
@@ -18,9 +19,10 @@ from rta.query.position import Position
 from rta.serve.ports import View
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished
-from rta.serve.service import AnswerCache, QueryService, Reply
+from rta.serve.service import RENEWALS_MAX, AnswerCache, QueryService, Reply
 from rta.store.cache import FileCache
 from rta.store.layout import table_file
+from rta.store.model import FileRef
 from tests.query import wikipedia
 from tests.query.world import World, build_world
 
@@ -256,3 +258,49 @@ def test_the_cache_of_files_stays_within_its_bound(tmp_path: Path) -> None:
     assert cache.hits == 1
     cache.blocks(world.store, source, rollup, files[:1], dictionaries)
     assert cache.misses == len(files) + 1
+
+
+@pytest.mark.parametrize("document", [OLD, {**OLD, "group_by": ["user"]}], ids=["rollup", "raw"])
+def test_files_that_were_swept_meanwhile_are_read_where_the_newer_view_has_them(
+    tmp_path: Path, document: dict[str, Any]
+) -> None:
+    world = build_world(tmp_path / "store")
+    expected: list[dict[str, Any]] = []
+
+    async def before(ask: Asker) -> None:
+        expected.extend(
+            await ask.rows({**document, "order_by": "-n", "limit": 5} if "group_by" in document else document)
+        )
+
+    run(tmp_path, before, world)
+    moved = {table: [_moved(world, file) for file in files] for table, files in world.view.by_table.items()}
+    world.later = [dataclasses.replace(world.view, by_table=moved, manifest=2)]
+
+    async def after(ask: Asker) -> None:
+        asked = {**document, "order_by": "-n", "limit": 5} if "group_by" in document else document
+        assert await ask.rows(asked) == expected
+        assert world.renewed == 1
+
+    run(tmp_path, after, world)
+
+
+def test_a_file_that_the_newest_view_names_and_nobody_has_is_named(tmp_path: Path) -> None:
+    world = build_world(tmp_path / "store")
+    for file in world.view.by_table["events"]:
+        world.store.delete(table_file(world.view.datasource.folder, "events", file.path))
+
+    async def scenario(ask: Asker) -> None:
+        with pytest.raises(CorruptFileError, match=r"test-1-0-0\.parquet' is not there"):
+            await ask({**OLD, "group_by": ["user"]})
+        assert world.renewed == RENEWALS_MAX
+
+    run(tmp_path, scenario, world)
+
+
+def _moved(world: World, file: FileRef) -> FileRef:
+    """The same rows under another name, as after a compaction and a sweep."""
+    folder = world.view.datasource.folder
+    path = file.path.replace("test-1", "moved-1")
+    world.store.put(table_file(folder, file.table, path), world.store.get(table_file(folder, file.table, file.path)))
+    world.store.delete(table_file(folder, file.table, file.path))
+    return msgspec.structs.replace(file, path=path)

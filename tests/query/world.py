@@ -58,10 +58,18 @@ class World:
     store: LocalStore
     view: FixedView
     asked: list[tuple[int, Position | None]] = field(default_factory=list)
+    later: list[FixedView] = field(default_factory=list)
+    """The views that follow when one is renewed; the last one stays."""
+    renewed: int = 0
 
     async def at(self, datasource: Datasource, staleness_ms: int, after: Position | None, timeout_s: float) -> View:
         self.asked.append((staleness_ms, after))
         return self.view
+
+    async def renew(self, view: View) -> None:
+        self.renewed += 1
+        if self.later:
+            self.view = self.later.pop(0)
 
     async def get(self, name: str) -> Datasource:
         if name != self.view.datasource.name:
