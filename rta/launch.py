@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from rta.actors.links import Site
+from rta.actors.processes import guarded, start_ray
 from rta.config import Settings
 from rta.errors import ConflictError, RtaError, UnavailableError
 
@@ -36,7 +38,8 @@ logger = logging.getLogger(__name__)
 READY_S = 90.0
 FLUSH_S = 20.0
 DOWN_S = 60.0
-OBJECT_STORE_BYTES = 150 << 20
+LOGS = "/tmp/ray/session_latest/logs"
+"""Of Ray, its actors and Serve; this run's are the newest."""
 STARTING = (
     "return status 503 content-type application\\/json hdr retry-after 1 string "
     r'"{\\"error\\":\\"unavailable\\",\\"message\\":\\"rta is starting\\",\\"hint\\":\\"send the same again\\"}"'
@@ -63,7 +66,8 @@ def up(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int
         with _hold(settings):
             environment(settings)
             _compile_kernels()
-            return _run(settings, stop, began, on_ready)
+            with guarded():
+                return _run(settings, stop, began, on_ready)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -199,7 +203,8 @@ def environment(settings: Settings) -> None:
     ports = _free_ports(4)
     first = _port_range(settings)
     values = {
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
@@ -367,7 +372,7 @@ def _run(settings: Settings, stop: threading.Event, began: float, on_ready: Call
     started = False
     try:
         say("rta: starting Ray")
-        _start_ray(settings)
+        start_ray("rta")
         _listen(stop)
         if not stop.is_set():
             say("rta: starting actors and HTTP")
@@ -403,38 +408,28 @@ def _prepare_store(settings: Settings, site: Site) -> None:
             catalog.update(str(name), document)
 
 
-def _start_ray(settings: Settings) -> None:
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=8,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        namespace="rta",
-        _node_ip_address="127.0.0.1",
-    )
-
-
 def _start_system(settings: Settings, site: Site) -> None:
     from ray import serve
+    from ray.exceptions import RayError
 
     from rta.actors import remote
     from rta.serve.app import ingest_application, query_application
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     remote.start(site)
-    serve.start(
-        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 75},
-        logging_config={"log_level": "WARNING", "enable_access_log": False},
-    )
-    serve.run_many(
-        [
-            serve.RunTarget(ingest_application(site, settings), name="ingest", route_prefix="/v1/events"),
-            serve.RunTarget(query_application(site, settings), name="query", route_prefix="/"),
-        ]
-    )
+    try:
+        serve.start(
+            http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 75},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        serve.run_many(
+            [
+                serve.RunTarget(ingest_application(site, settings), name="ingest", route_prefix="/v1/events"),
+                serve.RunTarget(query_application(site, settings), name="query", route_prefix="/"),
+            ]
+        )
+    except (RuntimeError, RayError) as error:
+        raise UnavailableError(f"HTTP could not be started: {error}", f"see the logs in {LOGS}") from error
 
 
 def _wait_ready(settings: Settings, stop: threading.Event) -> None:
@@ -450,9 +445,7 @@ def _wait_ready(settings: Settings, stop: threading.Event) -> None:
         except OSError as error:
             reason = str(error)
         if time.monotonic() > deadline:
-            raise UnavailableError(
-                f"not ready after {READY_S:.0f} s: {reason}", "see the logs in /tmp/ray/session_latest/logs"
-            )
+            raise UnavailableError(f"not ready after {READY_S:.0f} s: {reason}", f"see the logs in {LOGS}")
 
 
 def _hold_up(stop: threading.Event) -> None:

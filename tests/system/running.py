@@ -63,7 +63,11 @@ class Running:
     def start(self) -> Running:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command("up", "--config", str(self.config)), stdout=log, stderr=log, cwd=self.folder
+                self.command("up", "--config", str(self.config)),
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
             )
         wait_for(self._ready, f"'rta up' is ready (see {self.log})", READY_S)
         return self

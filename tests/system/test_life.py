@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from pathlib import Path
+
+import psutil
 
 from tests.system.running import AGGREGATOR, Running, Sender, wait_for
 
@@ -57,3 +61,41 @@ def test_a_killed_aggregator_comes_back_with_a_reason(system: Running) -> None:
 
     wait_for(back, "the aggregator is back, and the status says why it went", 60)
     wait_for(lambda: system.http.get("/readyz").status_code == 200, "it is ready again")
+
+
+def test_a_signal_to_the_whole_group_stops_it_in_order(own_folder: Path) -> None:
+    running = Running(own_folder, epoch="60s").start()
+    assert running.process is not None
+    sender = Sender(running, 1000, seed=3)
+    sender.start()
+    wait_for(lambda: len(sender.acknowledged) >= 500, "500 events are acknowledged")
+    sender.finish()
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    assert all(os.getpgid(child.pid) != running.process.pid for child in family)
+    os.killpg(running.process.pid, signal.SIGTERM)
+    assert running.process.wait(timeout=30) == 0
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    said = [line for line in running.log.read_text().splitlines() if line]
+    assert said[-1].startswith("rta: stopped")
+    assert [line for line in said if not line.startswith("rta: ")] == []
+    running.start()
+    assert running.ledger("events")["stages"]["committed"] == len(sender.acknowledged)
+    assert running.stop() == 0
+
+
+def test_nothing_outlives_a_killed_rta_up_and_the_next_one_goes_on(own_folder: Path) -> None:
+    running = Running(own_folder).start()
+    assert running.process is not None
+    sender = Sender(running, 1000, seed=5)
+    sender.start()
+    wait_for(lambda: len(sender.acknowledged) >= 500, "500 events are acknowledged")
+    sender.finish()
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    running.process.kill()
+    running.process.wait(timeout=10)
+    alive = psutil.wait_procs(family, timeout=30)[1]
+    assert [" ".join(p.cmdline())[:80] for p in alive] == []
+    running.start()
+    rows = running.rows(datasource="events", time_range=ALL_TIME, metrics=[{"name": "n", "type": "count"}])
+    assert rows == [{"n": len(sender.acknowledged)}]
+    assert running.stop() == 0
