@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from rta.actors.links import Site
-from rta.actors.processes import guarded, start_ray
+from rta.actors.processes import Guard, guarded, start_ray
 from rta.config import Settings
 from rta.errors import ConflictError, RtaError, UnavailableError
 
@@ -66,8 +66,8 @@ def up(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int
         with _hold(settings):
             environment(settings)
             _compile_kernels()
-            with guarded():
-                return _run(settings, stop, began, on_ready)
+            with guarded() as guard:
+                return _run(settings, guard, stop, began, on_ready)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -365,14 +365,16 @@ def site_of(settings: Settings) -> Site:
     )
 
 
-def _run(settings: Settings, stop: threading.Event, began: float, on_ready: Callable[[str], None] | None) -> int:
+def _run(
+    settings: Settings, guard: Guard, stop: threading.Event, began: float, on_ready: Callable[[str], None] | None
+) -> int:
     site = site_of(settings)
     say(f"rta: data in '{settings.data_dir}', {len(site.aggregators)} aggregators")
     _prepare_store(settings, site)
     started = False
     try:
         say("rta: starting Ray")
-        start_ray("rta")
+        start_ray("rta", guard)
         _listen(stop)
         if not stop.is_set():
             say("rta: starting actors and HTTP")

@@ -7,7 +7,6 @@ agents too, which the kernel does not end with it.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import secrets
@@ -21,25 +20,69 @@ OBJECT_STORE_BYTES = 150 << 20
 MARK = "_RTA_RUN"
 """In the environment of everything that a run starts."""
 _GUARD = r"""
-read -r _ && exit
+sessions=" "
+while read -r word value; do
+  [ "$word" = session ] && sessions="$sessions$value "
+  [ "$word" = done ] && exit
+done
+mark=$1
 for signal in TERM KILL; do
-  for file in $(grep -slz "^$1\$" /proc/[0-9]*/environ); do
-    process=${file#/proc/}
-    kill -$signal "${process%/environ}" 2>/dev/null
+  for folder in /proc/[0-9]*; do
+    [ "$folder" = "/proc/$$" ] && continue
+    stat=$(cat "$folder/stat" 2>/dev/null) || continue
+    set -- ${stat##*") "}
+    case "$sessions" in
+      *" $4 "*) ;;
+      *) grep -sqz "^$mark\$" "$folder/environ" || continue ;;
+    esac
+    kill -$signal "${folder#/proc/}" 2>/dev/null
   done
   sleep 2
 done
 """
 
 
-def start_ray(namespace: str) -> None:
+class Guard:
+    """A shell that waits for the end of this process; then it ends everything of its run."""
+
+    def __init__(self) -> None:
+        mark = f"{MARK}={secrets.token_hex(8)}"
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "rta-guard", mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        os.environ[MARK] = mark.partition("=")[2]
+
+    def watch_session(self, pid: int) -> None:
+        """What runs in the session of this process is of the run, mark or not: a changed title may hide the mark."""
+        self._say(f"session {pid}\n")
+
+    def dismiss(self) -> None:
+        """After an orderly end there is nothing to do."""
+        del os.environ[MARK]
+        self._say("done\n")
+        self._shell.communicate()
+
+    def _say(self, line: str) -> None:
+        assert self._shell.stdin is not None
+        try:
+            self._shell.stdin.write(line.encode())
+            self._shell.stdin.flush()
+        except BrokenPipeError:
+            logger.warning("the guard of this run has ended; if this process is killed, others may outlive it")
+
+
+def start_ray(namespace: str, guard: Guard) -> None:
     """A Ray of our own on this machine, whatever else runs here."""
     import ray
     from ray._private import worker
 
     # Ray prints what its actors died of, in colours, on standard output; /v1/status says it, and Ray's logs do.
     worker.print_to_stdstream = _note
-    with _own_session():
+    with _own_session(guard):
         ray.init(
             address="local",
             num_cpus=8,
@@ -58,36 +101,32 @@ def _note(data: dict[str, Any], ignore_prefix: bool) -> None:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def guarded() -> Iterator[Guard]:
     """Whatever is started inside ends soon after this process, however it ends.
 
-    A shell waits for the end of a pipe that only this process holds, and then ends every process that carries this run's
-    mark in its environment; after an orderly end it has nothing to do. Needs /proc; without it, Ray's own means have to do.
+    The guard finds what belongs to the run by a mark in the environment and by sessions. It needs /proc; without it, Ray's
+    own means have to do.
     """
-    mark = f"{MARK}={secrets.token_hex(8)}"
-    guard = subprocess.Popen(
-        ["/bin/sh", "-c", _GUARD, "rta-guard", mark],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    name, _, value = mark.partition("=")
-    os.environ[name] = value
+    guard = Guard()
     try:
-        yield
+        yield guard
     finally:
-        del os.environ[name]
-        guard.communicate(b"done\n")
+        guard.dismiss()
 
 
 @contextmanager
-def _own_session() -> Iterator[None]:
+def _own_session(guard: Guard) -> Iterator[None]:
     """What Ray starts meanwhile is in sessions of its own. It has no setting for that."""
     from ray._private import services
 
     popen = services.ConsolePopen
-    services.ConsolePopen = functools.partial(popen, start_new_session=True)
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        process = popen(*arguments, start_new_session=True, **options)
+        guard.watch_session(process.pid)
+        return process
+
+    services.ConsolePopen = start
     try:
         yield
     finally:
