@@ -35,6 +35,8 @@ from rta.config import Settings
 from rta.errors import ConflictError, RtaError, UnavailableError
 
 logger = logging.getLogger(__name__)
+MARK = "_RTA_RUN"
+"""In the environment of everything that a run starts."""
 READY_S = 90.0
 FLUSH_S = 20.0
 DOWN_S = 60.0
@@ -66,7 +68,7 @@ def up(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int
         with _hold(settings):
             environment(settings)
             _compile_kernels()
-            with guarded() as guard:
+            with guarded(f"{MARK}={os.environ[MARK]}") as guard:
                 return _run(settings, guard, stop, began, on_ready)
     finally:
         for number, handler in handlers.items():
@@ -247,6 +249,7 @@ def environment(settings: Settings) -> None:
         values["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "0"
     for name, value in values.items():
         os.environ.setdefault(name, value)
+    os.environ[MARK] = secrets.token_hex(8)
 
 
 def _kernel_cache(settings: Settings) -> Path:

@@ -8,8 +8,6 @@ agents too, which the kernel does not end with it.
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +15,6 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 150 << 20
-MARK = "_RTA_RUN"
-"""In the environment of everything that a run starts."""
 _GUARD = r"""
 sessions=" "
 while read -r word value; do
@@ -45,8 +41,7 @@ done
 class Guard:
     """A shell that waits for the end of this process; then it ends everything of its run."""
 
-    def __init__(self) -> None:
-        mark = f"{MARK}={secrets.token_hex(8)}"
+    def __init__(self, mark: str) -> None:
         self._shell = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "rta-guard", mark],
             stdin=subprocess.PIPE,
@@ -54,7 +49,6 @@ class Guard:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        os.environ[MARK] = mark.partition("=")[2]
 
     def watch_session(self, pid: int) -> None:
         """What runs in the session of this process is of the run, mark or not: a changed title may hide the mark."""
@@ -62,7 +56,6 @@ class Guard:
 
     def dismiss(self) -> None:
         """After an orderly end there is nothing to do."""
-        del os.environ[MARK]
         self._say("done\n")
         self._shell.communicate()
 
@@ -101,13 +94,13 @@ def _note(data: dict[str, Any], ignore_prefix: bool) -> None:
 
 
 @contextmanager
-def guarded() -> Iterator[Guard]:
+def guarded(mark: str) -> Iterator[Guard]:
     """Whatever is started inside ends soon after this process, however it ends.
 
-    The guard finds what belongs to the run by a mark in the environment and by sessions. It needs /proc; without it, Ray's
-    own means have to do.
+    The guard finds what belongs to the run by `mark`, the `NAME=value` that is in the environment of all of it, and by
+    sessions. It needs /proc; without it, Ray's own means have to do.
     """
-    guard = Guard()
+    guard = Guard(mark)
     try:
         yield guard
     finally:
