@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from rta.events.batch import encode, read
 from rta.events.schemas import TIMESTAMP, Column, ColumnType, Datasource, Grain, MetricSpec, MetricType, Rollup
 from rta.stream.fold import Fold
 from rta.stream.model import BatchArrived, EpochCut, FoldLimits, IdRun, PartitionLoaded
@@ -96,20 +97,16 @@ def events(count: int, first: int, rng: np.random.Generator) -> pa.Table:
     return pa.table(columns, schema=datasource().raw_schema())
 
 
-def payloads(total: int, batch: int) -> list[list[pa.Buffer]]:
+def payloads(total: int, batch: int) -> list[list[bytes]]:
     """Batches of one record per partition each, as they stand in the log."""
     rng = np.random.default_rng(1)
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
     out = []
     each = batch // PARTITIONS
     for first in range(0, total, batch):
         table = events(batch, first, rng)
         records = []
         for partition in range(PARTITIONS):
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-                writer.write_table(table.slice(partition * each, each))
-            records.append(sink.getvalue())
+            records.append(encode(table.slice(partition * each, each)))
         out.append(records)
     return out
 
@@ -121,7 +118,7 @@ class Timing(NamedTuple):
     cut: float
 
 
-def run(source: Datasource, batches: list[list[pa.Buffer]], limits: FoldLimits) -> Timing:
+def run(source: Datasource, batches: list[list[bytes]], limits: FoldLimits) -> Timing:
     """Fold all batches as one epoch, then cut it."""
     fold = Fold(source, [PartitionLoaded(p, 0, 0, None, None, ()) for p in range(PARTITIONS)], limits)
     taken = []
@@ -130,7 +127,7 @@ def run(source: Datasource, batches: list[list[pa.Buffer]], limits: FoldLimits) 
         began = time.process_time()
         arrived = []
         for partition, payload in enumerate(records):
-            rows = pa.ipc.open_stream(payload).read_all()
+            rows = read(payload, source)
             now += rows.num_rows
             arrived.append(BatchArrived(partition, offset, now, rows.num_rows, 0, rows))
         fold.fold(arrived)

@@ -7,18 +7,35 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from rta.errors import ConfigError
+from rta.errors import BadRequestError, ConfigError
 from rta.events.units import parse_duration_ms, parse_size_bytes
 
-SizeBytes = Annotated[int, BeforeValidator(lambda v: parse_size_bytes(v) if isinstance(v, str) else v), Field(gt=0)]
-DurationMs = Annotated[int, BeforeValidator(lambda v: parse_duration_ms(v) if isinstance(v, str) else v), Field(gt=0)]
+
+def _parsed(parse: Callable[[str], int], examples: str) -> BeforeValidator:
+    """Texts by `parse`; numbers as they are. What pydantic is to name with its path must be a ValueError."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"it takes a number or a text such as {examples}")
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse(value)
+        except BadRequestError as error:
+            raise ValueError(f"it takes a text such as {examples}") from error
+
+    return BeforeValidator(read)
+
+
+SizeBytes = Annotated[int, _parsed(parse_size_bytes, "'16MiB'"), Field(gt=0)]
+DurationMs = Annotated[int, _parsed(parse_duration_ms, "'30s', '24h' or '365d'"), Field(gt=0)]
 
 
 class _Section(BaseModel):
@@ -127,4 +144,5 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     if first["type"] == "extra_forbidden":
         model = LimitSettings if first["loc"][0] == "limits" else Settings
         return f"unknown setting '{path}'", _nearest(str(first["loc"][-1]), model)
-    return f"setting '{path}' is {first.get('input')!r}: {first['msg']}", "see the README for its form"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"setting '{path}' is {first.get('input')!r}: {said}", "docs/operations.md lists the settings"

@@ -1,7 +1,7 @@
 """What rta asks of a log, whichever it is: the embedded one or Kafka.
 
 A topic belongs to one incarnation of one datasource (`Datasource.folder` is its name) and has P partitions. A record
-holds one Arrow IPC stream (LZ4) with many events of one partition, and a header for the ledger. Offsets count records;
+holds many events of one partition, as one Arrow IPC stream in one LZ4 frame, and a header for the ledger. Offsets count records;
 within a partition they only grow and may have gaps. `tests/contract/test_log.py` holds every implementation to this.
 """
 
