@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@[ ! -d $(VENV) ] || $(BIN)/python -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1)' 2>/dev/null || rm -rf $(VENV)
 ifneq ($(UV),)
 	@[ -x $(BIN)/python ] || uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
-	uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 else
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null

@@ -33,6 +33,8 @@ from rta.stream.watermark import combine
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.25
+SETTLE_S = 10.0
+"""So long the owners of a datasource that was made or changed have to take it up."""
 REPORTS_KEPT_MS = 15_000
 
 
@@ -71,6 +73,8 @@ class Coordinator:
         self._housekeeper = Housekeeper(store, outside.open_log, site, self._ownership)
         self._watch = Watch(site, outside.ask, outside.kill)
         self._datasources: dict[str, Datasource] = {}
+        self._settling: dict[str, float] = {}
+        self._was_ready = False
         self._catalog_version = -1
         self._reconciling = threading.Lock()
         self._started_ms = _now_ms()
@@ -117,7 +121,10 @@ class Coordinator:
                 return state.version
             for datasource in state.datasources.values():
                 self._ensure(datasource)
-            self._datasources = dict(state.datasources)
+            before, self._datasources = self._datasources, dict(state.datasources)
+            changed = [d.folder for name, d in state.datasources.items() if before.get(name) != d]
+            if self._was_ready:
+                self._settling.update(dict.fromkeys(changed, time.monotonic() + SETTLE_S))
             partitions = {d.folder: d.partitions for d in state.datasources.values()}
             self._ownership.assign(partitions, state.version)
             self._housekeeper.set_datasources(list(state.datasources.values()), state.dropped)
@@ -179,10 +186,15 @@ class Coordinator:
         }
 
     def ready(self) -> tuple[bool, str]:
-        """Whether every partition of every datasource has an owner that has caught up with the log."""
+        """Whether every partition of every datasource has an owner that has caught up with the log.
+
+        One that was made or changed a moment ago does not make the whole system unready: its owners are on their way.
+        """
         if self._catalog_version < 0:
             return False, "the coordinator has not read the catalog yet"
         for datasource in self._datasources.values():
+            if time.monotonic() < self._settling.get(datasource.folder, 0.0):
+                continue
             live = self._watch.datasource(datasource.folder, datasource.partitions)
             if live["ownerless"]:
                 return False, f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
@@ -190,6 +202,7 @@ class Coordinator:
                 return False, f"'{datasource.name}' has stopped: {live['alarms'][0]}"
             if not live["caught_up"]:
                 return False, f"'{datasource.name}' is catching up with the log"
+        self._was_ready = True
         return True, ""
 
     def ledger(self, name: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:

@@ -80,3 +80,16 @@ def test_a_rollup_that_is_added_later_changes_no_answer(system: Running) -> None
     ledger = system.wait_committed("growing", 500)
     assert (ledger["lost"], ledger["duplicated"], ledger["mismatches"]) == (0, 0, [])
     assert {(r["time"], r["page"]): (r["n"], r["total"]) for r in system.query(question)["rows"]} == expected
+
+
+def test_making_and_changing_a_datasource_leaves_the_system_ready(system: Running) -> None:
+    definition: dict[str, Any] = {"name": "newcomer", "time": "at", "key": "user", "columns": {"user": "string"}}
+    assert system.http.post("/v1/datasources", json=definition).status_code == 201
+    assert system.http.get("/readyz").status_code == 200
+    assert send(system, "newcomer", 0, 10)
+    changed = {**definition, "columns": {"user": "string", "page": "string"}}
+    assert system.http.put("/v1/datasources/newcomer", json=changed).status_code == 200
+    assert system.http.get("/readyz").status_code == 200
+    position = send(system, "newcomer", 10, 10)
+    found = system.rows(datasource="newcomer", time_range=RANGE, metrics=[COUNT], after=position)
+    assert found == [{"n": 20}]
