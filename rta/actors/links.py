@@ -34,6 +34,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
         """Folder of the last words of processes that ended on an error."""
         return Path(self.run_folder) / "reasons"
 
+    @property
+    def lives(self) -> Path:
+        """How often each aggregator of this run was started, and why."""
+        return Path(self.run_folder) / "lives.json"
+
 
 class CoordinatorLink(Protocol):
     """Blocking calls to the coordinator. UnavailableError: it may or may not have done it."""

@@ -39,6 +39,19 @@ class _Watched:
         self.rate = 0.0
 
 
+class _Lives(msgspec.Struct, frozen=True):
+    lives: int
+    reason: str | None
+    registered_ms: int
+
+
+class _Run(msgspec.Struct, frozen=True):
+    """What is kept of the aggregators of one run, which is named by the process that holds it up."""
+
+    pid: int
+    aggregators: dict[str, _Lives]
+
+
 class Watch:
     """See the module. `ask` answers None when the aggregator does not; `kill` ends its process."""
 
@@ -49,6 +62,7 @@ class Watch:
         self._ask = ask
         self._kill = kill
         self._watched = {name: _Watched() for name in site.aggregators}
+        self._recall()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -71,7 +85,30 @@ class Watch:
             path.unlink(missing_ok=True)
         elif watched.lives > 1 and watched.reason is None:
             watched.reason = WITHOUT_A_WORD
+        self._remember()
         logger.info("aggregator %s is process %d, generation %d", actor, pid, generation)
+
+    def _remember(self) -> None:
+        """The lives of this run, for a coordinator that takes over; a newer run begins at none."""
+        lives = {name: _Lives(w.lives, w.reason, w.registered_ms) for name, w in self._watched.items()}
+        self._site.lives.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._site.lives.with_suffix(".new")
+        aside.write_bytes(msgspec.json.encode(_Run(self._site.pid, lives)))
+        aside.replace(self._site.lives)
+
+    def _recall(self) -> None:
+        try:
+            run = msgspec.json.decode(self._site.lives.read_bytes(), type=_Run)
+        except FileNotFoundError:
+            return
+        except msgspec.DecodeError as error:
+            logger.warning("earlier restarts are not known: '%s' can't be read: %s", self._site.lives, error)
+            return
+        if run.pid != self._site.pid:
+            return
+        for name, lives in run.aggregators.items():
+            watched = self._watched.setdefault(name, _Watched())
+            watched.lives, watched.reason, watched.registered_ms = lives.lives, lives.reason, lives.registered_ms
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_S):
