@@ -16,6 +16,8 @@ from typing import Protocol
 
 from rta.log.base import LogAdmin, LogReader, LogWriter
 from rta.log.embedded import EmbeddedAdmin, EmbeddedReader, EmbeddedWriter
+from rta.log.kafka import KafkaAdmin, KafkaReader, KafkaSettings, KafkaWriter
+from tests.services.kafka import Kafka
 
 
 class LogUnderTest(Protocol):
@@ -103,4 +105,27 @@ class EmbeddedLog:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-LOGS: Mapping[str, Callable[[], LogUnderTest]] = {"embedded": EmbeddedLog}
+class KafkaLog:
+    """Apache Kafka, one broker."""
+
+    def __init__(self) -> None:
+        self._broker = Kafka()
+        self.settings = KafkaSettings(servers=(self._broker.servers,), delivery_ms=3000, request_ms=2000)
+        self.start, self.stop, self.kill, self.close = (
+            self._broker.start,
+            self._broker.stop,
+            self._broker.kill,
+            self._broker.close,
+        )
+
+    def writer(self) -> KafkaWriter:
+        return KafkaWriter(self.settings)
+
+    def reader(self) -> KafkaReader:
+        return KafkaReader(self.settings)
+
+    def admin(self) -> KafkaAdmin:
+        return KafkaAdmin(self.settings)
+
+
+LOGS: Mapping[str, Callable[[], LogUnderTest]] = {"embedded": EmbeddedLog, "kafka": KafkaLog}

@@ -1,0 +1,13 @@
+"""Apache Kafka as the log: topics of rta's own, whose records are the same Arrow batches as in the embedded log.
+
+The modules: `settings` (where the brokers are, and how to get in), `session` (one connection to the cluster, errors in
+rta's words), `writer`, `reader`, `admin`. Built on kafka-python 3; the reader asks brokers by topic id, so that a topic
+which was deleted and made again under the same name is never read on by mistake.
+"""
+
+from rta.log.kafka.admin import KafkaAdmin
+from rta.log.kafka.reader import KafkaReader
+from rta.log.kafka.settings import KafkaSettings
+from rta.log.kafka.writer import KafkaWriter
+
+__all__ = ["KafkaAdmin", "KafkaReader", "KafkaSettings", "KafkaWriter"]
