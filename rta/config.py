@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rta.errors import BadRequestError, ConfigError
 from rta.events.units import parse_duration_ms, parse_size_bytes
@@ -38,6 +47,10 @@ SizeBytes = Annotated[int, _parsed(parse_size_bytes, "'16MiB'"), Field(gt=0)]
 DurationMs = Annotated[int, _parsed(parse_duration_ms, "'30s', '24h' or '365d'"), Field(gt=0)]
 
 
+KAFKA_SCHEME = "kafka://"
+KAFKA_PORT = 9092
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,13 +67,56 @@ class LimitSettings(_Section):
     backlog: SizeBytes = 4 << 30
 
 
+class KafkaOptions(_Section):
+    """How to get into the brokers that `log: kafka://…` names, and what rta's topics are like there."""
+
+    topic_prefix: str = Field(default="rta.", pattern=r"^[A-Za-z0-9._-]{1,40}$")
+    replication: int | None = Field(default=None, ge=1, le=16)
+    in_sync: int | None = Field(default=None, ge=1, le=16)
+    retention: DurationMs = 7 * 86_400_000
+    delivery: DurationMs = 10_000
+    request: DurationMs = 5_000
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    """Only from the environment (`RTA_KAFKA_PASSWORD`); or `password_file`."""
+    password_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> KafkaOptions:
+        for name in ("ca_file", "cert_file", "key_file", "password_file"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"'{name}' is '{path}', and there is no such file")
+        if "SASL" in self.security and None in (self.sasl_mechanism, self.username):
+            raise ValueError(f"security '{self.security}' needs 'sasl_mechanism' and 'username'")
+        if "SASL" in self.security and self.password is None and self.password_file is None:
+            raise ValueError(f"security '{self.security}' needs RTA_KAFKA_PASSWORD or 'password_file'")
+        if "SASL" not in self.security and self.username is not None:
+            raise ValueError(f"'username' has no effect with security '{self.security}'; use SASL_SSL")
+        return self
+
+    @property
+    def secret(self) -> str | None:
+        """The password, read from its file if it has one."""
+        if self.password_file is not None:
+            return self.password_file.read_text().strip()
+        return None if self.password is None else self.password.get_secret_value()
+
+
 class Settings(_Section):
     """Everything that a person can set. Field by field as in the README."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     data_dir: Path = Path("./rta-data")
-    log: Literal["embedded"] = "embedded"
+    log: str = "embedded"
+    """`embedded`, or `kafka://host:port,host2:port2`."""
+    kafka: KafkaOptions = KafkaOptions()
     store: Literal["local"] = "local"
     partitions: int = Field(default=8, ge=1, le=1024)
     aggregators: int | Literal["auto"] = "auto"
@@ -74,11 +130,39 @@ class Settings(_Section):
     crash_at: str | None = None
     """For fault tests only: see `rta.actors.crash`."""
 
+    @field_validator("log")
+    @classmethod
+    def _known_log(cls, value: str) -> str:
+        if value != "embedded":
+            parse_servers(value)
+        return value
+
+    @property
+    def kafka_servers(self) -> tuple[str, ...]:
+        """`host:port` of each; empty with the embedded log."""
+        return () if self.log == "embedded" else parse_servers(self.log)
+
     @property
     def aggregator_count(self) -> int:
         """One per core, at most one per partition of a new datasource."""
         wanted = (os.cpu_count() or 1) if self.aggregators == "auto" else self.aggregators
         return max(1, min(wanted, self.partitions))
+
+
+def parse_servers(url: str) -> tuple[str, ...]:
+    """`kafka://host:port,host2` → `host:port` of each. Raises ValueError."""
+    remedy = "write 'embedded' or kafka://host:9092,host2:9092"
+    if not url.startswith(KAFKA_SCHEME):
+        raise ValueError(f"that is no log that rta knows; {remedy}")
+    servers = []
+    for entry in url.removeprefix(KAFKA_SCHEME).rstrip("/").split(","):
+        host, separator, port = entry.strip().rpartition(":")
+        if not separator:
+            host, port = port, str(KAFKA_PORT)
+        if not host or not port.isdigit() or not 0 < int(port) < 65536 or set(entry) & set("/@? "):
+            raise ValueError(f"'{entry}' is no host:port; {remedy}")
+        servers.append(f"{host}:{int(port)}")
+    return tuple(servers)
 
 
 def load_settings(path: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -117,6 +201,10 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise ConfigError(f"settings file '{path}' holds a {type(document).__name__}", "write 'key: value' lines")
+    if isinstance(document.get("kafka"), dict) and "password" in document["kafka"]:
+        raise ConfigError(
+            f"settings file '{path}' holds 'kafka.password'", "set RTA_KAFKA_PASSWORD, or name a 'kafka.password_file'"
+        )
     return document
 
 
@@ -125,12 +213,17 @@ def _apply_environment(document: dict[str, Any], environment: Mapping[str, str])
         if not name.startswith("RTA_"):
             continue
         key = name.removeprefix("RTA_").lower()
-        if key.startswith("limits_"):
-            document["limits"] = {**(document.get("limits") or {}), key.removeprefix("limits_"): yaml.safe_load(text)}
+        section, _, rest = key.partition("_")
+        if section in SECTIONS and rest:
+            value = text if rest == "password" else yaml.safe_load(text)
+            document[section] = {**(document.get(section) or {}), rest: value}
         elif key in Settings.model_fields:
             document[key] = yaml.safe_load(text)
         else:
             raise ConfigError(f"unknown setting '{name}' in the environment", _nearest(key, Settings))
+
+
+SECTIONS: Mapping[str, type[BaseModel]] = {"limits": LimitSettings, "kafka": KafkaOptions}
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:
@@ -142,7 +235,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        model = LimitSettings if first["loc"][0] == "limits" else Settings
+        model = SECTIONS.get(str(first["loc"][0]), Settings) if len(first["loc"]) > 1 else Settings
         return f"unknown setting '{path}'", _nearest(str(first["loc"][-1]), model)
     said = first["msg"].removeprefix("Value error, ")
     return f"setting '{path}' is {first.get('input')!r}: {said}", "docs/operations.md lists the settings"

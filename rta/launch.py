@@ -33,6 +33,7 @@ from rta.actors.links import Site
 from rta.actors.processes import Guard, guarded, start_ray
 from rta.config import Settings
 from rta.errors import ConflictError, RtaError, UnavailableError
+from rta.log.kafka.settings import kafka_settings
 
 logger = logging.getLogger(__name__)
 MARK = "_RTA_RUN"
@@ -355,6 +356,7 @@ def site_of(settings: Settings) -> Site:
         store=str(data / "store"),
         log_folder=str(data / "log"),
         log_socket=str(_socket_folder(settings) / "log.sock"),
+        kafka=kafka_settings(settings),
         run_folder=str(data / "run"),
         partitions=settings.partitions,
         aggregators=tuple(f"aggregator-{k}" for k in range(settings.aggregator_count)),

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from rta.actors.messages import Registration
+from rta.log.kafka.settings import KafkaSettings
 from rta.store.model import Part
 
 
@@ -17,6 +18,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     store: str
     log_folder: str
     log_socket: str
+    kafka: KafkaSettings | None = None
+    """None is the embedded log, in `log_folder`."""
     run_folder: str
     partitions: int
     aggregators: tuple[str, ...]

@@ -19,6 +19,8 @@ from rta.stream.fold import Fold
 from rta.stream.model import FoldLimits, IdRun, PartitionLoaded, SavedPartition
 from rta.stream.saved import decode_state
 
+GAP_HINT = "the log was lost or replaced; see 'log_gap' in docs/operations.md"
+
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
@@ -53,7 +55,7 @@ def load_newest(store: ObjectStore, spec: LoadSpec, reader: LogReader, site: Sit
     if newest is None:
         raise UnavailableError(f"datasource '{spec.datasource.name}' has no manifest yet", "the coordinator makes it")
     entries = [e for e in newest.partitions if e.partition in spec.partitions]
-    states = reader.partitions(folder)
+    states = log_states(reader, spec.datasource)
     for entry in entries:
         check_log(spec.datasource.name, entry, states.get(entry.partition))
     saved = _saved(store, folder, entries)
@@ -68,18 +70,32 @@ def load_newest(store: ObjectStore, spec: LoadSpec, reader: LogReader, site: Sit
     )
 
 
+def log_states(reader: LogReader, datasource: Datasource) -> dict[int, PartitionState]:
+    """The partitions of a datasource's topic. Raises LogGapError when the topic is gone."""
+    try:
+        return reader.partitions(datasource.folder)
+    except NotFoundError as error:
+        raise LogGapError(f"the topic of '{datasource.name}' is gone: {error.message}", GAP_HINT) from error
+
+
 def check_log(name: str, entry: PartitionEntry, state: PartitionState | None) -> None:
     """Nothing may be skipped silently: the log must go on exactly where the manifest ends."""
     where = f"partition {entry.partition} of '{name}'"
-    hint = "the log was lost or replaced; see 'log_gap' in docs/operations.md"
-    if state is None:
-        raise LogGapError(f"{where} is no longer in the log", hint)
-    if state.incarnation != entry.log_incarnation:
-        raise LogGapError(f"{where} has log incarnation '{state.incarnation}', not '{entry.log_incarnation}'", hint)
+    state = check_incarnation(name, entry.partition, entry.log_incarnation, state)
     if state.start > entry.to_offset:
-        raise LogGapError(f"{where} starts at offset {state.start}, {entry.to_offset} comes next", hint)
+        raise LogGapError(f"{where} starts at offset {state.start}, {entry.to_offset} comes next", GAP_HINT)
     if state.end < entry.to_offset:
-        raise LogGapError(f"{where} ends at offset {state.end}, before the committed {entry.to_offset}", hint)
+        raise LogGapError(f"{where} ends at offset {state.end}, before the committed {entry.to_offset}", GAP_HINT)
+
+
+def check_incarnation(name: str, partition: int, incarnation: str, state: PartitionState | None) -> PartitionState:
+    """Raises LogGapError when the partition is gone, or is another one under the same name."""
+    where = f"partition {partition} of '{name}'"
+    if state is None:
+        raise LogGapError(f"{where} is no longer in the log", GAP_HINT)
+    if state.incarnation != incarnation:
+        raise LogGapError(f"{where} has log incarnation '{state.incarnation}', not '{incarnation}'", GAP_HINT)
+    return state
 
 
 def _saved(store: ObjectStore, folder: str, entries: list[PartitionEntry]) -> dict[int, SavedPartition]:

@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rta.actors.links import Site
+from rta.actors.logs import log_stats, open_admin, open_reader
 from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, Registration, RowsRequest
 from rta.errors import RtaError, UnavailableError
 from rta.store.model import Part
@@ -105,10 +106,10 @@ class CoordinatorActor:
         _process(self._site, COORDINATOR)
         aggregators = Aggregators(self._site.aggregators)
         outside = Outside(
-            open_log=lambda: _open_admin(self._site),
+            open_log=lambda: open_admin(self._site),
             ask=aggregators.status,
             kill=aggregators.kill,
-            log_stats=lambda: _log_stats(self._site),
+            log_stats=lambda: log_stats(self._site),
             die=_last_words(self._site, COORDINATOR),
         )
         self._coordinator = Coordinator(self._site, open_store(self._site.store), outside)
@@ -161,7 +162,7 @@ class AggregatorActor:
             name,
             self._site,
             open_store(self._site.store),
-            open_reader=lambda: _open_reader(self._site),
+            open_reader=lambda: open_reader(self._site),
             link=RemoteCoordinator(),
             die=_last_words(self._site, name),
         )
@@ -178,29 +179,6 @@ class AggregatorActor:
 
     def stop(self) -> None:
         self._aggregator.stop()
-
-
-def _open_reader(site: Site) -> Any:
-    from rta.log.embedded import EmbeddedReader
-
-    return EmbeddedReader(Path(site.log_folder), Path(site.log_socket))
-
-
-def _open_admin(site: Site) -> Any:
-    from rta.log.embedded import EmbeddedAdmin
-
-    return EmbeddedAdmin(Path(site.log_socket))
-
-
-def _log_stats(site: Site) -> dict[str, Any]:
-    admin = _open_admin(site)
-    try:
-        stats: dict[str, Any] = msgspec.to_builtins(admin.stats())
-        return {"alive": True, **stats}
-    except RtaError as error:
-        return {"alive": False, "reason": str(error)}
-    finally:
-        admin.close()
 
 
 def call(method: str, *arguments: Any, timeout_s: float = CALL_S) -> Any:
@@ -304,7 +282,8 @@ async def call_async(method: str, *arguments: Any, timeout_s: float = CALL_S) ->
 def start(site: Site) -> None:
     """Create the actors; they go on by themselves. `ray.init` has been called."""
     data = _encode(site)
-    _create(LogHost, LOG_HOST, data)
+    if site.kafka is None:
+        _create(LogHost, LOG_HOST, data)
     _create(CoordinatorActor, COORDINATOR, data)
     for name in site.aggregators:
         _create(AggregatorActor, name, name, data)
@@ -322,12 +301,13 @@ def stop_all(site: Site, flush_s: float) -> None:
     """End everything in order: aggregators offer their open epochs, then the coordinator, then the log."""
     stopping = [_handle(name).stop.remote() for name in site.aggregators]
     ray.wait(stopping, num_returns=len(stopping), timeout=flush_s)
-    for name in (COORDINATOR, LOG_HOST):
+    hosts = (COORDINATOR, LOG_HOST) if site.kafka is None else (COORDINATOR,)
+    for name in hosts:
         try:
             ray.get(_handle(name).stop.remote(), timeout=15)
         except (UnavailableError, RayError) as error:
             logger.warning("%s did not stop by itself: %s", name, error)
-    for name in (*site.aggregators, COORDINATOR, LOG_HOST):
+    for name in (*site.aggregators, *hosts):
         try:
             ray.kill(_handle(name), no_restart=True)
         except (UnavailableError, RayError) as error:

@@ -19,10 +19,10 @@ import polars as pl
 from rta.actors.commit_queue import CommitPorts, CommitQueue, EpochEnded, Listener
 from rta.actors.crash import CrashPoints
 from rta.actors.links import CoordinatorLink, Site
-from rta.actors.load import Load, LoadSpec, id_run, load_newest
+from rta.actors.load import Load, LoadSpec, check_incarnation, id_run, load_newest, log_states
 from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
 from rta.actors.segments import HotSegments
-from rta.errors import LogGapError, NotFoundError, RtaError
+from rta.errors import LogGapError, NotFoundError, RtaError, UnavailableError
 from rta.events.batch import encode, read
 from rta.log.base import LogReader, Record
 from rta.store.objects import ObjectStore
@@ -36,6 +36,8 @@ WAIT_MS = 250
 STEP_S_MIN = 0.005
 """Least time between two folds: small arrivals gather, so that a fold's fixed cost is paid at most 200 times a second."""
 LOOK_S = 1.0
+AWAY_S = 0.25
+"""Pause between two tries while the log is out of reach."""
 CHUNKS_MAX = 4096
 OVERFULL = 2
 """An epoch may grow to so many times its usual size while the one before is still being written."""
@@ -83,6 +85,7 @@ class Shard:
         self._read_through_ms: dict[int, int] = {}
         self._looked_at = 0.0
         self._caught_up = False
+        self._away = ""
         self._events = 0
         self._duplicates = 0
         self._behind_since_ms: int | None = None
@@ -143,7 +146,7 @@ class Shard:
             segments=HotSegments(load.offsets, self._merge, self.next_epoch),
             queue=CommitQueue(load, self.spec, self._commit_ports, listener),
         )
-        self._log_ends = self._ends()
+        self._log_ends = self._ends(load)
         self._read_through_ms = {}
         self._caught_up = self._at_end(load.offsets)
         self._life = life
@@ -155,11 +158,11 @@ class Shard:
         epoch_began = time.monotonic()
         while not self._stop.is_set() and self._reload_reason is None:
             began = time.monotonic()
-            records = self._next_records(offsets)
+            records = self._arrived(offsets)
             if records:
                 self._fold(life, records)
                 offsets.update({r.partition: r.offset + 1 for r in records})
-                self._look_for_ends(offsets, began)
+                self._look_for_ends(life, offsets, began)
                 self._take_runs(life, 0.0)
                 self._stop.wait(max(0.0, STEP_S_MIN - (time.monotonic() - began)))
             if not life.segments.open.chunks:
@@ -179,6 +182,21 @@ class Shard:
             raise NotFoundError(f"datasource '{datasource.name}' has no rollup '{rollup}'")
         return merge_partials(frames, spec, datasource)
 
+    def _arrived(self, offsets: dict[int, int]) -> list[Record]:
+        """What comes next; nothing while the log is out of reach. The fold waits for it, and keeps what it has."""
+        try:
+            return self._next_records(offsets)
+        except UnavailableError as error:
+            self._out_of_reach(error)
+            self._stop.wait(AWAY_S)
+            return []
+
+    def _out_of_reach(self, error: UnavailableError) -> None:
+        self._caught_up = False
+        if error.message != self._away:
+            logger.warning("%s of %s waits for the log: %s", self.spec.actor, self.spec.datasource.name, error)
+        self._away = error.message
+
     def _next_records(self, offsets: dict[int, int]) -> list[Record]:
         topic = self.spec.datasource.folder
         reader = self._ports.reader
@@ -194,13 +212,15 @@ class Shard:
             self._behind_since_ms = min(r.append_time_ms for r in records)
         return records
 
-    def _look_for_ends(self, offsets: dict[int, int], now: float) -> None:
+    def _look_for_ends(self, life: _Life, offsets: dict[int, int], now: float) -> None:
         """While other partitions are busy, see now and then which ones have been read to their end."""
         if now - self._looked_at < LOOK_S:
             return
         self._looked_at = now
         began_ms = _now_ms()
-        ends = self._ends()
+        if not self._see_ends(life):
+            return
+        ends = self._log_ends
         through = {p: began_ms for p, offset in offsets.items() if offset >= ends.get(p, offset + 1)}
         self._read_through_ms = {**self._read_through_ms, **through}
 
@@ -245,7 +265,7 @@ class Shard:
         life.awaits_runs = True
         life.queue.put(EpochEnded(epoch, ended), lambda: self._reload_reason is not None)
         life.segments.forget(_now_ms(), 2 * self._site.query_time_ms)
-        self._log_ends = self._ends()
+        self._see_ends(life)
 
     def _take_runs(self, life: _Life, timeout_s: float) -> bool:
         """Hand the written id runs of the last epoch to the fold; false when they are not there yet."""
@@ -259,9 +279,21 @@ class Shard:
         life.awaits_runs = False
         return True
 
-    def _ends(self) -> dict[int, int]:
-        states = self._ports.reader.partitions(self.spec.datasource.folder)
+    def _ends(self, load: Load) -> dict[int, int]:
+        """Where the log ends now. Raises LogGapError when the topic is not the one that was loaded."""
+        states = log_states(self._ports.reader, self.spec.datasource)
+        for partition, incarnation in load.incarnations.items():
+            check_incarnation(self.spec.datasource.name, partition, incarnation, states.get(partition))
         return {p: states[p].end for p in self.spec.partitions if p in states}
+
+    def _see_ends(self, life: _Life) -> bool:
+        """Look where the log ends by now; false when it can't be reached."""
+        try:
+            self._log_ends = self._ends(life.load)
+        except UnavailableError as error:
+            self._out_of_reach(error)
+            return False
+        return True
 
     def _at_end(self, offsets: dict[int, int]) -> bool:
         return all(offset >= self._log_ends.get(p, 0) for p, offset in offsets.items())

@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -75,8 +74,8 @@ class Deferred:
 
 async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     """The ingest app of one replica."""
+    from rta.actors.logs import open_writer
     from rta.events.decode import Edge, Limits, warm_up
-    from rta.log.embedded import EmbeddedWriter
     from rta.serve.control import StoreDefinitions
     from rta.serve.ingest import IngestApp
     from rta.serve.intake import Intake, IntakeLimits
@@ -86,7 +85,7 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     store = open_store(site.store)
     await asyncio.to_thread(warm_up)
     limits = settings.limits
-    writer = EmbeddedWriter(Path(site.log_socket))
+    writer = open_writer(site)
 
     async def incarnations(folder: str) -> dict[int, str]:
         newest = await asyncio.to_thread(ManifestLog(store, folder).newest)

@@ -17,7 +17,7 @@ from rta.actors.links import Site
 from rta.actors.load import LoadSpec
 from rta.actors.messages import HotDelta, Registration
 from rta.actors.shard import OVERFULL, Ports, Shard
-from rta.errors import PartRefusedError
+from rta.errors import PartRefusedError, UnavailableError
 from rta.events.batch import encode
 from rta.log.base import Header, PartitionState, Record
 from rta.store.catalog import Assignments
@@ -38,14 +38,18 @@ class SteadyLog:
         payloads = [encode(world.rows(EVENTS)) for _ in range(records)]
         self._records = [Record(0, k, world.now_ms + k, Header(EVENTS, 0, 1, k, 0), p) for k, p in enumerate(payloads)]
         self._began = time.monotonic()
+        self.away = False
+        self.incarnation = "log0"
 
     def _end(self) -> int:
         return min(len(self._records), int((time.monotonic() - self._began) / EVERY_S))
 
     def partitions(self, topic: str) -> dict[int, PartitionState]:
-        return {0: PartitionState("log0", 0, self._end()), 1: PartitionState("log1", 0, 0)}
+        self._check()
+        return {0: PartitionState(self.incarnation, 0, self._end()), 1: PartitionState("log1", 0, 0)}
 
     def fetch(self, topic: str, offsets: Mapping[int, int], bytes_max: int) -> list[Record]:
+        self._check()
         return self._records[offsets[0] : self._end()]
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout_ms: int) -> bool:
@@ -55,6 +59,10 @@ class SteadyLog:
                 return True
             threading.Event().wait(EVERY_S)
         return False
+
+    def _check(self) -> None:
+        if self.away:
+            raise UnavailableError("the log is away")
 
     def close(self) -> None:
         return
@@ -231,3 +239,31 @@ def test_a_partition_that_was_read_to_its_end_is_known_as_such(tmp_path: Path, p
 
 def _wait(released: threading.Event) -> None:
     assert released.wait(30)
+
+
+def test_the_fold_keeps_what_it_has_while_the_log_is_away(tmp_path: Path) -> None:
+    with running(tmp_path, records=300, epoch_ms=60_000) as bench:
+        wait_for(lambda: bench.shard.status().offsets.get(0, 0) > 50, "something is folded")
+        life = bench.delta()
+        bench.log.away = True
+        wait_for(lambda: not bench.shard.status().caught_up, "the shard has noticed")
+        folded = bench.shard.status().offsets[0]
+        bench.log.away = False
+        wait_for(lambda: bench.shard.status().offsets.get(0) == 300, "everything is folded")
+        after = bench.delta()
+        assert life is not None
+        assert after is not None
+        assert after.load == life.load
+        assert folded < 300
+        assert bench.shard.reloads == []
+
+
+def test_another_topic_under_the_same_name_stops_the_shard(tmp_path: Path) -> None:
+    with running(tmp_path, records=300, epoch_ms=300) as bench:
+        wait_for(lambda: bench.committed() > 0, "something is committed")
+        bench.log.incarnation = "another"
+        wait_for(lambda: bench.shard.alarm is not None, "the shard has stopped")
+        assert "another" in str(bench.shard.alarm)
+        committed = bench.committed()
+        assert bench.delta() is None
+    assert bench.committed() - committed <= 300

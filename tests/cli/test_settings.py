@@ -34,6 +34,13 @@ def test_sizes_and_durations_are_texts_or_numbers(tmp_path: Path) -> None:
         ("port: 99999", "setting 'port' is 99999", "docs/operations.md"),
         ("epch: 5s", "unknown setting 'epch'", "did you mean 'epoch'?"),
         ("limits: {bdy: 1}", "unknown setting 'limits.bdy'", "did you mean 'body'?"),
+        ("log: kafka", "setting 'log' is 'kafka': that is no log that rta knows; write 'embedded'", "docs/"),
+        ("log: kafka://", "'' is no host:port", "docs/"),
+        ("log: 'kafka://a:9092,b:port'", "'b:port' is no host:port", "docs/"),
+        ("kafka: {user: x}", "unknown setting 'kafka.user'", "did you mean 'username'?"),
+        ("kafka: {security: SASL_SSL}", "needs 'sasl_mechanism' and 'username'", "docs/"),
+        ("kafka: {ca_file: /no/such.pem}", "'/no/such.pem', and there is no such file", "docs/"),
+        ("kafka: {password: x}", "holds 'kafka.password'", "RTA_KAFKA_PASSWORD"),
         ("- 1", "holds a list", "key: value"),
         ("{", "is not YAML", "README"),
     ],
@@ -48,3 +55,18 @@ def test_a_wrong_setting_is_named_with_its_remedy(tmp_path: Path, text: str, sai
 def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'RTA_EPCH'.*did you mean 'epoch'"):
         load(tmp_path, "", {"RTA_EPCH": "5s"})
+
+
+def test_servers_of_a_kafka_log_have_ports(tmp_path: Path) -> None:
+    assert load(tmp_path, "log: 'kafka://a:1234,b'").kafka_servers == ("a:1234", "b:9092")
+    assert load(tmp_path, "").kafka_servers == ()
+
+
+def test_a_password_comes_from_the_environment_or_a_file_and_is_not_shown(tmp_path: Path) -> None:
+    text = "kafka: {security: SASL_PLAINTEXT, sasl_mechanism: PLAIN, username: u}"
+    found = load(tmp_path, text, {"RTA_KAFKA_PASSWORD": "0123"})
+    assert found.kafka.secret == "0123"
+    assert "0123" not in repr(found)
+    (tmp_path / "secret").write_text("from a file\n")
+    found = load(tmp_path, text.replace("u}", f"u, password_file: {tmp_path / 'secret'}}}"))
+    assert found.kafka.secret == "from a file"

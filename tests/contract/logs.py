@@ -16,7 +16,10 @@ from typing import Protocol
 
 from rta.log.base import LogAdmin, LogReader, LogWriter
 from rta.log.embedded import EmbeddedAdmin, EmbeddedReader, EmbeddedWriter
-from rta.log.kafka import KafkaAdmin, KafkaReader, KafkaSettings, KafkaWriter
+from rta.log.kafka.admin import KafkaAdmin
+from rta.log.kafka.reader import KafkaReader
+from rta.log.kafka.settings import KafkaSettings
+from rta.log.kafka.writer import KafkaWriter
 from tests.services.kafka import Kafka
 
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 import rta
 from rta import cli
-from rta.config import LimitSettings, Settings
+from rta.config import SECTIONS, Settings
 from rta.demo.play import EDITS, SAMPLE, published_pages
 from rta.errors import RtaError
 
@@ -101,8 +101,8 @@ def test_links_between_the_documents_lead_somewhere(path: Path) -> None:
 
 def test_operations_lists_every_setting_and_its_default() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
-    names = [name for name in Settings.model_fields if name != "limits"]
-    names += [f"limits.{name}" for name in LimitSettings.model_fields]
+    names = [name for name in Settings.model_fields if name not in SECTIONS]
+    names += [f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields]
     assert [name for name in names if f"| `{name}` |" not in text] == []
 
 

@@ -2,12 +2,6 @@
 
 The modules: `settings` (where the brokers are, and how to get in), `session` (one connection to the cluster, errors in
 rta's words), `writer`, `reader`, `admin`. Built on kafka-python 3; the reader asks brokers by topic id, so that a topic
-which was deleted and made again under the same name is never read on by mistake.
+which was deleted and made again under the same name is never read on by mistake. Nothing is imported here: `settings` is
+wanted in processes that never speak to a broker.
 """
-
-from rta.log.kafka.admin import KafkaAdmin
-from rta.log.kafka.reader import KafkaReader
-from rta.log.kafka.settings import KafkaSettings
-from rta.log.kafka.writer import KafkaWriter
-
-__all__ = ["KafkaAdmin", "KafkaReader", "KafkaSettings", "KafkaWriter"]

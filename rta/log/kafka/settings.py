@@ -6,10 +6,8 @@ from typing import Any
 
 import msgspec
 
-from rta.errors import ConfigError
+from rta.config import Settings
 
-SCHEME = "kafka://"
-DEFAULT_PORT = 9092
 RECORD_BYTES_MAX = 24 << 20
 """One Arrow batch of one partition, framed; a request of 64 MiB unpacked compresses to less."""
 
@@ -38,7 +36,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """How messages call the cluster."""
-        return SCHEME + ",".join(self.servers)
+        return "kafka://" + ",".join(self.servers)
 
     def topic(self, topic: str) -> str:
         """What a topic is called there."""
@@ -65,17 +63,23 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
         return options
 
 
-def parse_servers(url: str) -> tuple[str, ...]:
-    """`kafka://host:port,host2` → its servers. Raises ConfigError."""
-    hint = "write 'embedded' or kafka://host:9092,host2:9092"
-    if not url.startswith(SCHEME):
-        raise ConfigError(f"setting 'log' is '{url}', which is no log that rta knows", hint)
-    servers = []
-    for entry in url.removeprefix(SCHEME).rstrip("/").split(","):
-        host, separator, port = entry.strip().rpartition(":")
-        if not separator:
-            host, port = port, str(DEFAULT_PORT)
-        if not host or not port.isdigit() or not 0 < int(port) < 65536 or "/" in entry or "@" in entry:
-            raise ConfigError(f"setting 'log' is '{url}': '{entry}' is no host:port", hint)
-        servers.append(f"{host}:{int(port)}")
-    return tuple(servers)
+def kafka_settings(settings: Settings) -> KafkaSettings | None:
+    """What `log` and the section `kafka` say; None with the embedded log."""
+    options = settings.kafka
+    if not settings.kafka_servers:
+        return None
+    files = {name: getattr(options, name) for name in ("ca_file", "cert_file", "key_file")}
+    return KafkaSettings(
+        servers=settings.kafka_servers,
+        topic_prefix=options.topic_prefix,
+        replication=options.replication,
+        in_sync=options.in_sync,
+        retention_ms=options.retention,
+        delivery_ms=options.delivery,
+        request_ms=options.request,
+        security=options.security,
+        sasl_mechanism=options.sasl_mechanism,
+        username=options.username,
+        password=options.secret,
+        **{name: None if path is None else str(path.resolve()) for name, path in files.items()},
+    )
