@@ -94,6 +94,12 @@ def _add_asking(words: Words) -> None:
     sub.set_defaults(command=status)
     _add_url(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
+    text = "let so many aggregators take part, until the next start"
+    sub = words.add_parser("scale", help=text, description=text)
+    sub.set_defaults(command=scale)
+    _add_url(sub)
+    sub.add_argument("--aggregators", type=int, required=True, metavar="N", help="how many")
+    sub.add_argument("--json", action="store_true", help="print JSON")
     sub = words.add_parser("query", help="ask a question in the form of POST /v1/query")
     sub.set_defaults(command=query)
     _add_url(sub)
@@ -206,6 +212,19 @@ def status(options: argparse.Namespace) -> int:
         _print_json({**document, "ledger": ledgers})
     else:
         show_status(document, ledgers)
+    return DONE
+
+
+def scale(options: argparse.Namespace) -> int:
+    from rta.client import Client
+    from rta.terminal import note
+
+    with Client(_url(options), retry_s=5) as client:
+        scaled = client.scale(options.aggregators)
+    if options.json:
+        _print_json(scaled)
+    else:
+        note(f"{len(scaled['aggregators'])} aggregators take part, before there were {len(scaled['before'])}")
     return DONE
 
 

@@ -200,6 +200,10 @@ class Client:
     def status(self) -> dict[str, Any]:
         return self._document("GET", "/v1/status")
 
+    def scale(self, aggregators: int) -> dict[str, Any]:
+        """Let so many aggregators take part from now on; who does, and who did before."""
+        return self._document("POST", "/v1/scale", {"aggregators": aggregators})
+
     def ledger(self, datasource: str | None = None, time_range: str | None = None) -> dict[str, Any]:
         given = {"datasource": datasource, "time_range": time_range}
         return self._document("GET", "/v1/ledger", params={k: v for k, v in given.items() if v is not None})

@@ -27,13 +27,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rta.actors.links import Site
+from rta.actors.ownership import fleet_names
 from rta.actors.processes import Guard, guarded, start_ray
 from rta.config import Settings
 from rta.errors import ConflictError, RtaError, UnavailableError
 from rta.log.kafka.settings import kafka_settings
+
+if TYPE_CHECKING:
+    from rta.actors.remote import Fleet
 
 logger = logging.getLogger(__name__)
 MARK = "_RTA_RUN"
@@ -359,13 +363,14 @@ def site_of(settings: Settings) -> Site:
         kafka=kafka_settings(settings),
         run_folder=str(data / "run"),
         partitions=settings.partitions,
-        aggregators=tuple(f"aggregator-{k}" for k in range(settings.aggregator_count)),
+        aggregators=fleet_names(settings.aggregator_count),
         epoch_ms=settings.epoch,
         epoch_events=settings.epoch_events,
         dedup_memory_ids=settings.dedup_memory_ids,
         query_time_ms=settings.limits.query_time,
         backlog_bytes_max=settings.limits.backlog,
         crash_at=settings.crash_at,
+        run=os.environ.get(MARK, ""),
         pid=os.getpid(),
     )
 
@@ -376,24 +381,23 @@ def _run(
     site = site_of(settings)
     say(f"rta: data in '{settings.data_dir}', {len(site.aggregators)} aggregators")
     _prepare_store(settings, site)
-    started = False
+    fleet: Fleet | None = None
     try:
         say("rta: starting Ray")
         start_ray("rta", guard)
         _listen(stop)
         if not stop.is_set():
             say("rta: starting actors and HTTP")
-            started = True
-            _start_system(settings, site)
+            fleet = _start_system(settings, site)
             _listen(stop)
             _wait_ready(settings, stop)
         if not stop.is_set():
             say(f"rta: ready after {time.monotonic() - began:.0f} s at {base_url(settings)} (Ctrl-C stops it)")
             if on_ready is not None:
                 threading.Thread(target=on_ready, args=(base_url(settings),), name="on-ready", daemon=True).start()
-        _hold_up(stop)
+        _hold_up(stop, fleet)
     finally:
-        _stop_system(site, started)
+        _stop_system(fleet)
     say("rta: stopped; the next start goes on where this one ended")
     return 0
 
@@ -415,15 +419,16 @@ def _prepare_store(settings: Settings, site: Site) -> None:
             catalog.update(str(name), document)
 
 
-def _start_system(settings: Settings, site: Site) -> None:
+def _start_system(settings: Settings, site: Site) -> Fleet:
     from ray import serve
     from ray.exceptions import RayError
 
-    from rta.actors import remote
+    from rta.actors.remote import Fleet
     from rta.serve.app import ingest_application, query_application
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    remote.start(site)
+    fleet = Fleet(site)
+    fleet.start()
     try:
         serve.start(
             http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 75},
@@ -437,6 +442,7 @@ def _start_system(settings: Settings, site: Site) -> None:
         )
     except (RuntimeError, RayError) as error:
         raise UnavailableError(f"HTTP could not be started: {error}", f"see the logs in {LOGS}") from error
+    return fleet
 
 
 def _wait_ready(settings: Settings, stop: threading.Event) -> None:
@@ -455,25 +461,24 @@ def _wait_ready(settings: Settings, stop: threading.Event) -> None:
             raise UnavailableError(f"not ready after {READY_S:.0f} s: {reason}", f"see the logs in {LOGS}")
 
 
-def _hold_up(stop: threading.Event) -> None:
-    """Until told to stop. What dies is started again by Ray and Serve; this process only has to live."""
-    while not stop.wait(1.0):
-        pass
+def _hold_up(stop: threading.Event, fleet: Fleet | None) -> None:
+    """Until told to stop. What dies is started again by Ray and Serve; aggregators join and leave as `rta scale` says."""
+    while not stop.wait(0.5):
+        if fleet is not None:
+            fleet.follow()
 
 
-def _stop_system(site: Site, started: bool) -> None:
+def _stop_system(fleet: Fleet | None) -> None:
     import ray
 
     if not ray.is_initialized():
         return
     say("rta: stopping; open epochs are committed first")
     try:
-        if started:
+        if fleet is not None:
             from ray import serve
 
-            from rta.actors import remote
-
-            remote.stop_all(site, FLUSH_S)
+            fleet.stop(FLUSH_S)
             serve.shutdown()
     except (RtaError, ray.exceptions.RayError) as error:
         say(f"rta: not everything stopped by itself: {error}")

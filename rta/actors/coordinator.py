@@ -21,7 +21,7 @@ from rta.actors.links import Site
 from rta.actors.messages import AggregatorStatus, Registration
 from rta.actors.ownership import Ownership
 from rta.actors.watch import Watch
-from rta.errors import FencedError, RtaError
+from rta.errors import BadRequestError, FencedError, RtaError
 from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin
 from rta.store.catalog import Catalog
@@ -66,16 +66,18 @@ class Coordinator:
         self._outside = outside
         self._catalog = Catalog(store)
         self._log = outside.open_log()
-        self._ownership = Ownership(store, site.aggregators)
+        self._ownership = Ownership(store, site.aggregators, site.run)
         self._committer = Committer(
             store, self._ownership.generation, CrashPoints(site), on_manifest=self._on_manifest, stand_down=outside.die
         )
         self._housekeeper = Housekeeper(store, outside.open_log, site, self._ownership)
         self._watch = Watch(site, outside.ask, outside.kill)
+        self._watch.follow(self._ownership.fleet)
         self._datasources: dict[str, Datasource] = {}
         self._settling: dict[str, float] = {}
         self._was_ready = False
         self._catalog_version = -1
+        self._spread = threading.Event()
         self._reconciling = threading.Lock()
         self._started_ms = _now_ms()
         self._reports: dict[str, tuple[int, Any]] = {}
@@ -99,11 +101,16 @@ class Coordinator:
 
     def register(self, actor: str, pid: int) -> Registration:
         registration = self._ownership.register(actor)
+        self._spread.set()
         self._watch.registered(actor, pid, registration.generation)
         return registration
 
     def offer(self, part: Part) -> int:
         return self._committer.offer(part)
+
+    def fleet(self) -> tuple[str, ...]:
+        """The aggregators that are to run, for whoever starts and ends their processes."""
+        return self._ownership.fleet
 
     # -- calls from the HTTP edge ------------------------------------------------------------------------------------
 
@@ -117,8 +124,9 @@ class Coordinator:
         """Bring log, manifests and assignment in line with the catalog now; the catalog's version."""
         with self._reconciling:
             state = self._catalog.read()
-            if state.version == self._catalog_version:
+            if state.version == self._catalog_version and not self._spread.is_set():
                 return state.version
+            self._spread.clear()
             for datasource in state.datasources.values():
                 self._ensure(datasource)
             before, self._datasources = self._datasources, dict(state.datasources)
@@ -130,6 +138,21 @@ class Coordinator:
             self._housekeeper.set_datasources(list(state.datasources.values()), state.dropped)
             self._catalog_version = state.version
             return state.version
+
+    def scale(self, count: int) -> dict[str, Any]:
+        """So many aggregators from now on. Raises BadRequestError."""
+        most = max((d.partitions for d in self._datasources.values()), default=1)
+        if not 1 <= count <= most:
+            raise BadRequestError(
+                f"{count} aggregators are asked for; there can be 1 to {most}, the most partitions that a datasource has",
+                "partitions are fixed when a datasource is created",
+            )
+        before = self._ownership.fleet
+        fleet = self._ownership.scale(count)
+        self._watch.follow(fleet)
+        self._spread.set()
+        self.reconcile()
+        return {"aggregators": list(fleet), "before": list(before), "assignment": self._ownership.number}
 
     def _ensure(self, datasource: Datasource) -> None:
         """A topic and a first manifest, whichever of them is missing; for one that is there, a fence.

@@ -23,12 +23,15 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     run_folder: str
     partitions: int
     aggregators: tuple[str, ...]
+    """Those that take part from the start on; `rta scale` changes that while it runs (`rta.actors.ownership`)."""
     epoch_ms: int
     epoch_events: int
     dedup_memory_ids: int
     query_time_ms: int
     backlog_bytes_max: int
     crash_at: str | None
+    run: str = ""
+    """A name of this start of the system, which no other start has."""
     pid: int
     """The process that holds the system up; everything ends with it."""
 

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ NAMESPACE = "rta"
 COORDINATOR = "coordinator"
 LOG_HOST = "log"
 CALL_S = 25.0
+FLEET_S = 0.5
 logger = logging.getLogger(__name__)
 
 _encode = msgspec.msgpack.encode
@@ -104,7 +106,7 @@ class CoordinatorActor:
 
         self._site = _decode(site, type=Site)
         _process(self._site, COORDINATOR)
-        aggregators = Aggregators(self._site.aggregators)
+        aggregators = Aggregators()
         outside = Outside(
             open_log=lambda: open_admin(self._site),
             ask=aggregators.status,
@@ -129,6 +131,12 @@ class CoordinatorActor:
 
     def reconcile(self) -> int:
         return self._coordinator.reconcile()
+
+    def scale(self, count: int) -> dict[str, Any]:
+        return self._coordinator.scale(count)
+
+    def fleet(self) -> tuple[str, ...]:
+        return self._coordinator.fleet()
 
     def status(self) -> dict[str, Any]:
         return self._coordinator.status()
@@ -222,9 +230,6 @@ class RemoteCoordinator:
 class Aggregators:
     """The aggregators for the coordinator's watch, blocking."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
     def status(self, name: str, timeout_s: float) -> AggregatorStatus | None:
         try:
             return _decode(_get(lambda: _handle(name), "status", (), timeout_s), type=AggregatorStatus)
@@ -243,14 +248,32 @@ class Aggregators:
 
 
 class RemotePeers:
-    """`rta.serve.views.Peers` over Ray, for asyncio."""
+    """`rta.serve.views.Peers` over Ray, for asyncio.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    Args:
+        fleet: The names of the aggregators that take part now, from the newest assignment; blocking.
+    """
+
+    def __init__(self, names: Sequence[str], fleet: Callable[[], Sequence[str]]) -> None:
         self._names = tuple(names)
+        self._fleet = fleet
+        self._looked = time.monotonic()
+        self._looking: asyncio.Task[None] | None = None
         self._handles: dict[str, Any] = {}
 
     def names(self) -> Sequence[str]:
+        """Who is known to take part; looked up again beside the answers every `FLEET_S`."""
+        if time.monotonic() - self._looked >= FLEET_S:
+            self._looked = time.monotonic()
+            self._looking = asyncio.create_task(self._look())
         return self._names
+
+    async def _look(self) -> None:
+        try:
+            self._names = tuple(await asyncio.to_thread(self._fleet)) or self._names
+        except RtaError as error:
+            logger.warning("who takes part could not be looked up: %s", error)
+        self._handles = {name: handle for name, handle in self._handles.items() if name in self._names}
 
     async def delta(self, actor: str, cursors: Mapping[str, Cursor | None], timeout_s: float) -> list[HotDelta]:
         data = await self._ask(actor, "delta", (_encode(dict(cursors)),), timeout_s)
@@ -279,36 +302,57 @@ async def call_async(method: str, *arguments: Any, timeout_s: float = CALL_S) ->
     return await asyncio.to_thread(lambda: call(method, *arguments, timeout_s=timeout_s))
 
 
-def start(site: Site) -> None:
-    """Create the actors; they go on by themselves. `ray.init` has been called."""
-    data = _encode(site)
-    if site.kafka is None:
-        _create(LogHost, LOG_HOST, data)
-    _create(CoordinatorActor, COORDINATOR, data)
-    for name in site.aggregators:
-        _create(AggregatorActor, name, name, data)
+class Fleet:
+    """The actors of this run, created by the process that holds the system up: they live as long as it holds them."""
 
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._data = _encode(site)
+        self._actors: dict[str, Any] = {}
 
-def _create(actor: Any, name: str, *arguments: Any) -> None:
-    _KEEP.append(actor.options(name=name, namespace=NAMESPACE).remote(*arguments))
+    def start(self) -> None:
+        """Create the actors; they go on by themselves. `ray.init` has been called."""
+        if self._site.kafka is None:
+            self._create(LogHost, LOG_HOST, self._data)
+        self._create(CoordinatorActor, COORDINATOR, self._data)
+        for name in self._site.aggregators:
+            self._create(AggregatorActor, name, name, self._data)
 
-
-_KEEP: list[Any] = []
-"""Handles of the actors that this process created: they live as long as somebody holds them."""
-
-
-def stop_all(site: Site, flush_s: float) -> None:
-    """End everything in order: aggregators offer their open epochs, then the coordinator, then the log."""
-    stopping = [_handle(name).stop.remote() for name in site.aggregators]
-    ray.wait(stopping, num_returns=len(stopping), timeout=flush_s)
-    hosts = (COORDINATOR, LOG_HOST) if site.kafka is None else (COORDINATOR,)
-    for name in hosts:
+    def follow(self) -> None:
+        """Start the aggregators that the coordinator wants and that are not there, end those that it no longer wants."""
         try:
-            ray.get(_handle(name).stop.remote(), timeout=15)
-        except (UnavailableError, RayError) as error:
+            wanted = call("fleet", timeout_s=2.0)
+        except UnavailableError:
+            return
+        for name in wanted:
+            if name not in self._actors:
+                logger.info("%s joins", name)
+                self._create(AggregatorActor, name, name, self._data)
+        for name in self._aggregators() - set(wanted):
+            logger.info("%s leaves", name)
+            self._end(name)
+
+    def _aggregators(self) -> set[str]:
+        return set(self._actors) - {COORDINATOR, LOG_HOST}
+
+    def _create(self, actor: Any, name: str, *arguments: Any) -> None:
+        self._actors[name] = actor.options(name=name, namespace=NAMESPACE).remote(*arguments)
+
+    def _end(self, name: str, stop_s: float = 10.0) -> None:
+        handle = self._actors.pop(name)
+        try:
+            ray.get(handle.stop.remote(), timeout=stop_s)
+        except RayError as error:
             logger.warning("%s did not stop by itself: %s", name, error)
-    for name in (*site.aggregators, *hosts):
-        try:
-            ray.kill(_handle(name), no_restart=True)
-        except (UnavailableError, RayError) as error:
-            logger.info("%s is gone already: %s", name, error)
+        ray.kill(handle, no_restart=True)
+
+    def stop(self, flush_s: float) -> None:
+        """End everything in order: aggregators offer their open epochs, then the coordinator, then the log."""
+        aggregators = self._aggregators()
+        stopping = [self._actors[name].stop.remote() for name in aggregators]
+        ray.wait(stopping, num_returns=len(stopping), timeout=flush_s)
+        for name in aggregators:
+            ray.kill(self._actors.pop(name), no_restart=True)
+        for name in (COORDINATOR, LOG_HOST):
+            if name in self._actors:
+                self._end(name, 15.0)

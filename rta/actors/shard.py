@@ -8,6 +8,7 @@ manifest.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -42,6 +43,8 @@ CHUNKS_MAX = 4096
 OVERFULL = 2
 """An epoch may grow to so many times its usual size while the one before is still being written."""
 RELOADS_KEPT = 20
+_loads = itertools.count(1)
+"""Of this process, over all shards: with its generation it makes a load's name one that no other load ever has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,6 @@ class Shard:
         self._stop = threading.Event()
         self._flush_s = 0.0
         self._reload_reason: str | None = None
-        self._lives = 0
         self.next_epoch = first_epoch
         self.reloads: list[str] = []
         self.alarm: str | None = None
@@ -138,10 +140,9 @@ class Shard:
             self._life.queue.stop()
         self._reload_reason = None
         load = load_newest(self._ports.store, self.spec, self._ports.reader, self._site)
-        self._lives += 1
         listener = Listener(lost=self._lost, committed=self._committed, failed=self._die)
         life = _Life(
-            name=f"{self.spec.actor}.{self.spec.generation}.{self._lives}",
+            name=f"{self.spec.actor}.{self.spec.generation}.{next(_loads)}",
             load=load,
             segments=HotSegments(load.offsets, self._merge, self.next_epoch),
             queue=CommitQueue(load, self.spec, self._commit_ports, listener),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -72,6 +72,10 @@ class Watch:
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(timeout=10)
+
+    def follow(self, names: Sequence[str]) -> None:
+        """Watch these from now on, and no others."""
+        self._watched = {name: self._watched.get(name) or _Watched() for name in names}
 
     def registered(self, actor: str, pid: int, generation: int) -> None:
         """A new process of this aggregator; what the one before it said last is the reason."""

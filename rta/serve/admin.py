@@ -14,7 +14,7 @@ import msgspec
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from rta.errors import InvalidDatasourceError, RtaError, UnavailableError
+from rta.errors import BadRequestError, InvalidDatasourceError, RtaError, UnavailableError
 from rta.events.schemas import Datasource
 from rta.query.model import ALL
 from rta.query.periods import absolute_range, parse_time_range
@@ -133,6 +133,22 @@ def _add_reports(router: APIRouter, control: Control) -> None:
     async def status() -> Response:
         """Lag, watermarks, rates, actors with their restarts and reasons."""
         return json_answer(await control.status())
+
+    @router.post(
+        "/v1/scale",
+        tags=["operation"],
+        responses=declared(200, 400, 403, 413, 415, 503, model=documents.Scaled),
+        openapi_extra=body_schema(documents.ScaleRequest),
+    )
+    async def scale(request: Request) -> Response:
+        """Let so many aggregators take part from now on, until the next start. Partitions move with their offsets and state."""
+        document = await read_document(request)
+        count = document.get("aggregators")
+        if type(count) is not int or count < 1 or set(document) != {"aggregators"}:
+            raise BadRequestError(
+                f"scaling takes a whole number of aggregators, not {str(document)[:100]}", 'send {"aggregators": 4}'
+            )
+        return json_answer(await control.scale(count))
 
     @router.get(
         "/v1/ledger", tags=["operation"], responses=declared(200, 400, 403, 404, 503, model=documents.LedgerDocument)

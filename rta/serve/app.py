@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -120,12 +120,19 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.serve.service import QueryService
     from rta.serve.views import HotViews
     from rta.store.cache import FileCache
+    from rta.store.catalog import Assignments
     from rta.store.objects import open_store
 
     store = open_store(site.store)
     definitions = StoreDefinitions(store, settings.partitions, settings.dedup_window)
     await asyncio.to_thread(warm_up)
-    views = HotViews(store, RemotePeers(site.aggregators))
+    assignments = Assignments(store)
+
+    def fleet() -> Sequence[str]:
+        newest = assignments.newest()
+        return () if newest is None else newest.fleet
+
+    views = HotViews(store, RemotePeers(site.aggregators, fleet))
     scans = ScanPool(settings.limits.query_memory)
     service = QueryService(views, definitions, FileCache(CACHE_BYTES), scans, settings, store)
     app = build_query_app(service, definitions, RemoteControl(), settings)

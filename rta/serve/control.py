@@ -36,6 +36,10 @@ class RemoteControl:
             return False, f"the coordinator does not answer: {error.message}"
         return ready, reason
 
+    async def scale(self, aggregators: int) -> dict[str, Any]:
+        found: dict[str, Any] = await call_async("scale", aggregators)
+        return found
+
     async def removal(self, datasource: Datasource) -> dict[str, Any]:
         found: dict[str, Any] = await call_async("removal", datasource.folder)
         return found

@@ -227,6 +227,20 @@ class StatusDocument(_Open):
     """Lag, watermarks, rates and actors."""
 
 
+class ScaleRequest(_Document):
+    """How many aggregators are to take part."""
+
+    aggregators: int = Field(ge=1, le=4096)
+
+
+class Scaled(_Document):
+    """Who takes part now, who did before, and the number of the assignment that says so."""
+
+    aggregators: list[str]
+    before: list[str]
+    assignment: int
+
+
 class LedgerDocument(_Open):
     """What was accepted, logged, folded and committed, and whether it adds up."""
 
@@ -248,6 +262,7 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     Acknowledgement,
     QueryDocument,
     DatasourceDocument,
+    ScaleRequest,
     ErrorDocument,
 )
 """Models that only the hand-written parts of the OpenAPI document refer to."""

@@ -116,6 +116,10 @@ class Control(Protocol):
         """Whether events can be accepted and questions answered, and if not, why."""
         ...
 
+    async def scale(self, aggregators: int) -> dict[str, Any]:
+        """So many aggregators from now on. Raises BadRequestError."""
+        ...
+
     async def removal(self, datasource: Datasource) -> dict[str, Any]:
         """What a DELETE of the datasource would remove: rows, files, bytes per table, and the log."""
         ...

@@ -152,12 +152,18 @@ class ActorAssignment(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """Who owns what. A newer number fences everything that acts on an older one."""
+    """Who owns what. A newer number fences everything that acts on an older one.
+
+    `fleet` names the aggregators that take part, `run` the start of the system that it was decided in: the settings
+    decide anew at the next one.
+    """
 
     number: int
     coordinator: int
     actors: dict[str, ActorAssignment]
     created_ms: int
+    run: str = ""
+    fleet: tuple[str, ...] = ()
     format: int = 1
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from rta.errors import ConflictError, NotFoundError
+from rta.errors import BadRequestError, ConflictError, NotFoundError
 from rta.events.builtin import events_document
 from rta.events.definition import check_change, parse_datasource
 from rta.events.schemas import Datasource
@@ -175,6 +175,12 @@ class FakeControl:
     async def ready(self) -> tuple[bool, str]:
         await self._meet()
         return self.is_ready, self.reason
+
+    async def scale(self, aggregators: int) -> dict[str, Any]:
+        await self._meet()
+        if aggregators > 8:
+            raise BadRequestError(f"{aggregators} aggregators are asked for; there can be 1 to 8")
+        return {"aggregators": [f"aggregator-{k}" for k in range(aggregators)], "before": [], "assignment": 3}
 
     async def removal(self, datasource: Datasource) -> dict[str, Any]:
         await self._meet()

@@ -127,3 +127,22 @@ async def test_metrics_hold_the_status_and_the_counters_of_other_processes(
     assert 'rta_status_datasource_lag_ms{datasource="events"} 38' in answer.text
     names = [line.split()[2] for line in answer.text.splitlines() if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
+
+
+async def test_scaling_answers_with_who_takes_part(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/scale", json={"aggregators": 3})
+    assert answer.status_code == 200
+    assert answer.json()["aggregators"] == ["aggregator-0", "aggregator-1", "aggregator-2"]
+
+
+@pytest.mark.parametrize("body", [{}, {"aggregators": 0}, {"aggregators": "4"}, {"aggregators": True}, {"n": 4}])
+async def test_scaling_takes_a_whole_number_and_nothing_else(
+    client: httpx.AsyncClient, body: dict[str, object]
+) -> None:
+    answer = await client.post("/v1/scale", json=body)
+    assert is_error(answer, 400, "bad_request")
+    assert '{"aggregators": 4}' in answer.json()["hint"]
+
+
+async def test_more_aggregators_than_partitions_are_refused(client: httpx.AsyncClient) -> None:
+    assert is_error(await client.post("/v1/scale", json={"aggregators": 9}), 400, "bad_request")
