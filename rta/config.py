@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +50,7 @@ DurationMs = Annotated[int, _parsed(parse_duration_ms, "'30s', '24h' or '365d'")
 
 KAFKA_SCHEME = "kafka://"
 KAFKA_PORT = 9092
+S3_PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*/?")
 
 
 class _Section(BaseModel):
@@ -117,7 +119,8 @@ class Settings(_Section):
     log: str = "embedded"
     """`embedded`, or `kafka://host:port,host2:port2`."""
     kafka: KafkaOptions = KafkaOptions()
-    store: Literal["local"] = "local"
+    store: str = "local"
+    """`local` is in `data_dir`; or `s3://bucket/prefix`."""
     partitions: int = Field(default=8, ge=1, le=1024)
     aggregators: int | Literal["auto"] = "auto"
     epoch: DurationMs = 30_000
@@ -136,6 +139,13 @@ class Settings(_Section):
         if value != "embedded":
             parse_servers(value)
         return value
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        if value != "local" and S3_PLACE.fullmatch(value) is None:
+            raise ValueError("that is no store that rta knows; write 'local' or s3://bucket/prefix")
+        return value.rstrip("/")
 
     @property
     def kafka_servers(self) -> tuple[str, ...]:

@@ -231,6 +231,7 @@ def environment(settings: Settings) -> None:
         "OPENBLAS_NUM_THREADS": "1",
         "NUMBA_CACHE_DIR": str(_kernel_cache(settings)),
         "MALLOC_ARENA_MAX": "2",
+        "AWS_ALLOW_HTTP": "true",
     }
     haproxy = _haproxy(settings)
     if haproxy is not None:
@@ -357,7 +358,7 @@ def _port_range(settings: Settings) -> int:
 def site_of(settings: Settings) -> Site:
     data = settings.data_dir
     return Site(
-        store=str(data / "store"),
+        store=str(data / "store") if settings.store == "local" else settings.store,
         log_folder=str(data / "log"),
         log_socket=str(_socket_folder(settings) / "log.sock"),
         kafka=kafka_settings(settings),
@@ -379,7 +380,7 @@ def _run(
     settings: Settings, guard: Guard, stop: threading.Event, began: float, on_ready: Callable[[str], None] | None
 ) -> int:
     site = site_of(settings)
-    say(f"rta: data in '{settings.data_dir}', {len(site.aggregators)} aggregators")
+    say(f"rta: data in '{site.store}', log '{settings.log}', {len(site.aggregators)} aggregators")
     _prepare_store(settings, site)
     fleet: Fleet | None = None
     try:

@@ -261,15 +261,24 @@ class _Format(msgspec.Struct, frozen=True):
 
 
 def open_store(url_or_path: str | os.PathLike[str]) -> ObjectStore:
-    """The store in a folder, marked with its format version when it is new.
+    """The store in a folder or, as `s3://bucket/prefix`, in a bucket; marked with its format version when it is new.
 
     Raises:
-        StoreFormatError: a newer rta wrote it, or `format.json` is not what rta writes.
+        StoreFormatError: a newer rta wrote it, `format.json` is not what rta writes, or the kind of place is unknown.
+        UnavailableError: the bucket can't be reached, or not be written to.
     """
     text = os.fspath(url_or_path)
+    store: ObjectStore
+    if text.startswith("s3://"):
+        from rta.store.s3 import S3Store
+
+        store = S3Store(text)
+        check_format(store, text)
+        return store
     if "://" in text and not text.startswith("file://"):
         raise StoreFormatError(
-            f"the store '{text}' is of a kind that this version does not know", "give a local folder"
+            f"the store '{text}' is of a kind that this version does not know",
+            "give a local folder or s3://bucket/prefix",
         )
     store = LocalStore(text.removeprefix("file://"))
     check_format(store, str(store.root))

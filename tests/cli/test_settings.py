@@ -37,6 +37,8 @@ def test_sizes_and_durations_are_texts_or_numbers(tmp_path: Path) -> None:
         ("log: kafka", "setting 'log' is 'kafka': that is no log that rta knows; write 'embedded'", "docs/"),
         ("log: kafka://", "'' is no host:port", "docs/"),
         ("log: 'kafka://a:9092,b:port'", "'b:port' is no host:port", "docs/"),
+        ("store: gs://bucket/x", "setting 'store' is 'gs://bucket/x': that is no store", "docs/"),
+        ("store: 's3://Bucket/x'", "write 'local' or s3://bucket/prefix", "docs/"),
         ("kafka: {user: x}", "unknown setting 'kafka.user'", "did you mean 'username'?"),
         ("kafka: {security: SASL_SSL}", "needs 'sasl_mechanism' and 'username'", "docs/"),
         ("kafka: {ca_file: /no/such.pem}", "'/no/such.pem', and there is no such file", "docs/"),
