@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rta.actors.crash import FILES_WRITTEN, CrashPoints
 from rta.actors.links import CoordinatorLink
 from rta.actors.load import Load, LoadSpec, part_named
-from rta.errors import FencedError, PartRefusedError, RtaError
+from rta.errors import FencedError, PartRefusedError, RtaError, UnavailableError
 from rta.store import layout
 from rta.store.commit import sealed
 from rta.store.manifests import ManifestLog
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 WAITING_MAX = 3
 RETRY_S = 0.25
 _Item = TypeVar("_Item")
+T = TypeVar("T")
 
 
 class EpochEnded(NamedTuple):
@@ -69,6 +70,10 @@ class CommitPorts:
     store: ObjectStore
     link: CoordinatorLink
     crash: CrashPoints
+
+
+class _StoppedError(Exception):
+    """The queue was stopped while it waited."""
 
 
 class CommitQueue:
@@ -143,6 +148,8 @@ class CommitQueue:
                 continue
             try:
                 work(item)
+            except _StoppedError:
+                return
             except (PartRefusedError, FencedError) as error:
                 self._listener.lost(str(error))
                 return
@@ -150,31 +157,46 @@ class CommitQueue:
                 self._listener.failed(error)
                 return
 
+    def _patiently(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do it again until the store is there: what was folded is worth the wait. Raises _StoppedError."""
+        said = ""
+        while not self._stop.is_set():
+            try:
+                return work(*arguments)
+            except UnavailableError as error:
+                if error.message != said:
+                    logger.warning("%s of %s waits: %s", self._spec.actor, self._spec.datasource.name, error)
+                said = error.message
+            self._stop.wait(RETRY_S)
+        raise _StoppedError
+
     def _write(self, item: EpochEnded) -> None:
         """Cut and write; the id runs first, because the fold's next epoch waits for them."""
-        spec, folder = self._spec, self._spec.datasource.folder
+        spec, store, folder = self._spec, self._store, self._spec.datasource.folder
         epoch, ended = item
         runs_path = layout.run_path(spec.actor, spec.generation, epoch)
-        runs = write_runs(self._store, folder, runs_path, ended.run_writes)
+        runs = self._patiently(write_runs, store, folder, runs_path, ended.run_writes)
         self._runs.put(runs)
         cut = ended.cut()
         names = (layout.parquet_name(spec.actor, spec.generation, epoch, k) for k in range(len(cut.writes)))
-        files = [write_table_file(self._store, folder, w, name) for w, name in zip(cut.writes, names, strict=True)]
+        files = [
+            self._patiently(write_table_file, store, folder, w, name) for w, name in zip(cut.writes, names, strict=True)
+        ]
         state = layout.state_path(spec.actor, spec.generation, epoch)
-        write_state(self._store, folder, state, cut.state)
+        self._patiently(write_state, store, folder, state, cut.state)
         self._put(self._written, _Written(epoch, cut, runs, tuple(files), state), lambda: False)
 
     def _commit(self, written: _Written) -> None:
         part = self._part(written)
         self._crash.reach(FILES_WRITTEN)
         while not self._stop.is_set():
-            manifest = self._taken(part)
+            manifest = self._patiently(self._taken, part)
             if manifest is None:
                 hint = self._offer(part)
                 if hint is None:
                     self._stop.wait(RETRY_S)
                     continue
-                manifest = self._taken(part)
+                manifest = self._patiently(self._taken, part)
             if manifest is not None:
                 self._newest = manifest.number
                 self._based_on.update({p.partition: part.id for p in part.partitions})
@@ -187,7 +209,7 @@ class CommitQueue:
         try:
             return self._link.offer(part)
         except PartRefusedError:
-            if self._taken(part) is not None:
+            if self._patiently(self._taken, part) is not None:
                 return self._newest
             raise
         except RtaError as error:

@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ COORDINATOR = "coordinator"
 LOG_HOST = "log"
 CALL_S = 25.0
 FLEET_S = 0.5
+RESTART_S = 0.5
+"""Pause before a process that could not start ends, and is started again."""
 logger = logging.getLogger(__name__)
 
 _encode = msgspec.msgpack.encode
@@ -47,6 +50,17 @@ def _last_words(site: Site, name: str) -> Callable[[str], None]:
         os._exit(1)
 
     return die
+
+
+@contextmanager
+def _starting(site: Site, name: str) -> Iterator[None]:
+    """An actor's constructor: what goes wrong in it ends the process, because Ray gives up an actor whose constructor raises."""
+    try:
+        yield
+    except BaseException as error:
+        logger.exception("%s did not start", name)
+        threading.Event().wait(RESTART_S)
+        _last_words(site, name)(f"starting: {type(error).__name__}: {error}")
 
 
 def _process(site: Site, name: str) -> None:
@@ -106,16 +120,17 @@ class CoordinatorActor:
 
         self._site = _decode(site, type=Site)
         _process(self._site, COORDINATOR)
-        aggregators = Aggregators()
-        outside = Outside(
-            open_log=lambda: open_admin(self._site),
-            ask=aggregators.status,
-            kill=aggregators.kill,
-            log_stats=lambda: log_stats(self._site),
-            die=_last_words(self._site, COORDINATOR),
-        )
-        self._coordinator = Coordinator(self._site, open_store(self._site.store), outside)
-        self._coordinator.start()
+        with _starting(self._site, COORDINATOR):
+            aggregators = Aggregators()
+            outside = Outside(
+                open_log=lambda: open_admin(self._site),
+                ask=aggregators.status,
+                kill=aggregators.kill,
+                log_stats=lambda: log_stats(self._site),
+                die=_last_words(self._site, COORDINATOR),
+            )
+            self._coordinator = Coordinator(self._site, open_store(self._site.store), outside)
+            self._coordinator.start()
 
     def ping(self) -> int:
         return os.getpid()
@@ -165,16 +180,17 @@ class AggregatorActor:
 
         self._site = _decode(site, type=Site)
         _process(self._site, name)
-        warm_up()
-        self._aggregator = Aggregator(
-            name,
-            self._site,
-            open_store(self._site.store),
-            open_reader=lambda: open_reader(self._site),
-            link=RemoteCoordinator(),
-            die=_last_words(self._site, name),
-        )
-        self._aggregator.start()
+        with _starting(self._site, name):
+            warm_up()
+            self._aggregator = Aggregator(
+                name,
+                self._site,
+                open_store(self._site.store),
+                open_reader=lambda: open_reader(self._site),
+                link=RemoteCoordinator(),
+                die=_last_words(self._site, name),
+            )
+            self._aggregator.start()
 
     def delta(self, cursors: bytes) -> bytes:
         return _encode(self._aggregator.delta(_decode(cursors, type=dict[str, Cursor | None])))

@@ -26,6 +26,7 @@ from rta.actors.segments import HotSegments
 from rta.errors import LogGapError, NotFoundError, RtaError, UnavailableError
 from rta.events.batch import encode, read
 from rta.log.base import LogReader, Record
+from rta.store.model import RunRef
 from rta.store.objects import ObjectStore
 from rta.stream.fold import Fold
 from rta.stream.model import BatchArrived
@@ -59,13 +60,14 @@ class Ports:
 
 @dataclass(slots=True)
 class _Life:
-    """One load and what grew out of it. `awaits_runs` while the id runs of the last epoch are being written."""
+    """One load and what grew out of it. `runs` names the id runs of the last epoch as long as the fold awaits them."""
 
     name: str
     load: Load
     segments: HotSegments
     queue: CommitQueue
     awaits_runs: bool = False
+    runs: tuple[RunRef, ...] | None = None
 
 
 class Shard:
@@ -195,7 +197,7 @@ class Shard:
     def _out_of_reach(self, error: UnavailableError) -> None:
         self._caught_up = False
         if error.message != self._away:
-            logger.warning("%s of %s waits for the log: %s", self.spec.actor, self.spec.datasource.name, error)
+            logger.warning("%s of %s waits: %s", self.spec.actor, self.spec.datasource.name, error)
         self._away = error.message
 
     def _next_records(self, offsets: dict[int, int]) -> list[Record]:
@@ -272,12 +274,18 @@ class Shard:
         """Hand the written id runs of the last epoch to the fold; false when they are not there yet."""
         if not life.awaits_runs:
             return True
-        refs = life.queue.runs(timeout_s)
-        if refs is None:
+        life.runs = life.runs or life.queue.runs(timeout_s)
+        if life.runs is None:
             return False
         store, folder = self._ports.store, self.spec.datasource.folder
-        life.load.fold.runs_written([id_run(store, folder, ref) for ref in refs])
-        life.awaits_runs = False
+        try:
+            written = [id_run(store, folder, ref) for ref in life.runs]
+        except UnavailableError as error:
+            self._out_of_reach(error)
+            self._stop.wait(timeout_s)
+            return False
+        life.load.fold.runs_written(written)
+        life.awaits_runs, life.runs = False, None
         return True
 
     def _ends(self, load: Load) -> dict[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,10 @@ from rta.store.objects import ObjectStore
 
 LOOK_S = 0.5
 """How old the catalog that a process works with may be; every look is one existence check."""
+
+AWAY_S = 2.0
+"""How much later the next look is after one that failed."""
+logger = logging.getLogger(__name__)
 
 
 class RemoteControl:
@@ -97,9 +102,21 @@ class StoreDefinitions:
     async def _current(self, anew: bool = False) -> CatalogState:
         async with self._lock:
             if anew or self._state is None or time.monotonic() - self._read_at > LOOK_S:
-                self._state = await asyncio.to_thread(self._catalog.read)
-                self._read_at = time.monotonic()
+                await self._read(anew)
+            assert self._state is not None
             return self._state
+
+    async def _read(self, anew: bool) -> None:
+        """Read the catalog. While the store is away, what is known of it goes on being true for those who only look."""
+        try:
+            self._state = await asyncio.to_thread(self._catalog.read)
+        except UnavailableError as error:
+            if anew or self._state is None:
+                raise
+            logger.warning("definitions could not be looked up again: %s", error)
+            self._read_at = time.monotonic() + AWAY_S
+            return
+        self._read_at = time.monotonic()
 
     def _unknown(self, name: str) -> NotFoundError:
         names = sorted(self._state.datasources) if self._state is not None else []

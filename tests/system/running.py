@@ -45,8 +45,9 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) 
 class Running:
     """`rta up` on a folder. Start, stop, kill; ask and send over HTTP."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None, **settings: Any) -> None:
         self.folder = folder
+        self.environment = environment
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=30)
@@ -67,6 +68,7 @@ class Running:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                env=self.environment,
                 start_new_session=True,
             )
         wait_for(self._ready, f"'rta up' is ready (see {self.log})", READY_S)
@@ -173,6 +175,8 @@ class Sender(threading.Thread):
     position: str | None = None
     resent: int = 0
     refused: list[str] = field(default_factory=list)
+    last: str = ""
+    """What the newest request that was not acknowledged was told."""
 
     def __post_init__(self) -> None:
         super().__init__(daemon=True)
@@ -181,6 +185,10 @@ class Sender(threading.Thread):
 
     def __hash__(self) -> int:
         return id(self)
+
+    def stop(self) -> None:
+        """Stop as soon as possible; what is under way may stay unacknowledged."""
+        self._stop_now.set()
 
     def finish(self, timeout_s: float = 90.0) -> None:
         """Stop after the batch under way has been acknowledged."""
@@ -226,10 +234,11 @@ class Sender(threading.Thread):
                     assert said["successful"] == count, said
                     self.position = said["position"]
                     return
+                self.last = answer.text
                 if answer.status_code not in (429, 500, 502, 503, 504):
                     self.refused.append(answer.text)
-            except httpx.TransportError:
-                pass
+            except httpx.TransportError as error:
+                self.last = repr(error)
             self.resent += 1
             pause.wait(0.1)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import kafka.errors as kafka_errors
 from kafka.net import KafkaConnectionManager, NetworkSelector
+from kafka.net.wakeup_notifier import WakeupNotifier
 from kafka.protocol.metadata import MetadataRequest
 
 from rta.errors import NotFoundError, RtaError, TooLargeError, UnavailableError
@@ -55,6 +56,7 @@ class Session:
             request_timeout_ms=settings.request_ms,
             socket_connection_setup_timeout_ms=settings.request_ms,
         )
+        self._has_thread = False
         self._topics: dict[str, Topic] = {}
 
     def run(self, doing: str, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -145,8 +147,39 @@ class Session:
                 raise error(f"topic '{name}'")
             await self.sleep(0.05)
 
+    # -- for whoever has the loop run in a thread of its own ---------------------------------------------------------
+
+    def start_thread(self) -> None:
+        """From here on the loop runs by itself; `run` and `pause` are not to be used."""
+        self._has_thread = True
+        self._net.start()
+
+    def soon(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Have the loop do something. From any thread."""
+        self._manager.call_soon(work, *arguments)
+
+    def notifier(self) -> WakeupNotifier:
+        """Something to wait for in the loop, and to wake it with from any thread."""
+        return WakeupNotifier(self._net)
+
+    async def connected(self) -> None:
+        """Raises a KafkaError when no broker answers."""
+        if not self._manager.bootstrapped:
+            await self._manager.bootstrap_async(self.settings.request_ms)
+
+    async def known_topic(self, name: str) -> Topic:
+        """`topic`, in the loop."""
+        known = self._topics.get(name)
+        if known is None:
+            known = self._topics[name] = await self.look_up(name)
+        return known
+
     def close(self) -> None:
-        self._manager.close()
+        if self._has_thread:
+            self._net.call_soon_threadsafe(self._manager.close)
+            self._net.stop(timeout_ms=1000)
+        else:
+            self._manager.close()
         self._net.close()
 
 

@@ -1,0 +1,105 @@
+"""What can be done to a plant. Each fault is over when its function returns; whether the plant recovers is asked afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+
+from tests.faults.plant import Plant
+from tests.services.faulty import Faults
+from tests.system.running import AGGREGATOR, COORDINATOR, INGEST, QUERY, wait_for
+
+Fault = Callable[[Plant, float], None]
+"""(plant, how long to hold what is held)."""
+_pause = threading.Event().wait
+
+
+def kill(title: str) -> Fault:
+    return lambda plant, hold_s: _ignore(plant.running.kill(title))
+
+
+def kill_twice(title: str) -> Fault:
+    """The second time as soon as its successor is there."""
+
+    def run(plant: Plant, hold_s: float) -> None:
+        first = plant.running.kill(title)
+        wait_for(lambda: any(p.pid != first for p in plant.running.processes(title)), f"another '{title}' runs")
+        plant.running.kill(title)
+
+    return run
+
+
+def kill_everything(plant: Plant, hold_s: float) -> None:
+    plant.running.kill_everything()
+    plant.running.start()
+
+
+def freeze(title: str) -> Fault:
+    """SIGSTOP, then SIGCONT if it still lives: a zombie that wakes up among its successors."""
+
+    def run(plant: Plant, hold_s: float) -> None:
+        wait_for(lambda: bool(plant.running.processes(title)), f"a process '{title}' runs")
+        pid = plant.running.processes(title)[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        _pause(hold_s)
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            return
+
+    return run
+
+
+def broker_killed(plant: Plant, hold_s: float) -> None:
+    plant.kafka.kill()
+    _pause(hold_s / 4)
+    plant.kafka.start()
+
+
+def broker_frozen(plant: Plant, hold_s: float) -> None:
+    plant.kafka.freeze()
+    _pause(hold_s)
+    plant.kafka.thaw()
+
+
+def bucket(faults: Faults) -> Fault:
+    def run(plant: Plant, hold_s: float) -> None:
+        plant.proxy.faults = faults
+        _pause(hold_s)
+        plant.proxy.faults = Faults()
+
+    return run
+
+
+def scaled(plant: Plant, hold_s: float) -> None:
+    """2 → 4 → 1 → 2 aggregators."""
+    for count in (4, 1, 2):
+        answer = plant.running.http.post("/v1/scale", json={"aggregators": count})
+        assert answer.status_code == 200, answer.text
+        _pause(hold_s / 2)
+
+
+def _ignore(_: object) -> None:
+    return
+
+
+FAULTS: Mapping[str, Fault] = {
+    "kill an aggregator": kill(AGGREGATOR),
+    "kill the coordinator": kill(COORDINATOR),
+    "kill an ingest replica": kill(INGEST),
+    "kill a query replica": kill(QUERY),
+    "kill an aggregator twice": kill_twice(AGGREGATOR),
+    "kill the coordinator twice": kill_twice(COORDINATOR),
+    "kill everything": kill_everything,
+    "freeze an aggregator": freeze(AGGREGATOR),
+    "freeze the coordinator": freeze(COORDINATOR),
+    "kill the broker": broker_killed,
+    "freeze the broker": broker_frozen,
+    "bucket down": bucket(Faults(down=True)),
+    "bucket slow": bucket(Faults(delay_s=0.3)),
+    "bucket fails each third": bucket(Faults(every=3)),
+    "bucket forgets answers": bucket(Faults(forget=lambda method, path: method == "PUT" and hash(path) % 2 == 0)),
+    "scale": scaled,
+}
