@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rta.actors.ownership import spread
+from rta.actors.ownership import Ownership, spread
+from tests.store.memory import MemoryStore
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1), st.integers(1, 7))
@@ -32,3 +33,18 @@ def test_nothing_moves_when_nothing_changes() -> None:
     actors = ["a0", "a1", "a2"]
     first = spread({"x": 8, "y": 3}, actors, {})
     assert spread({"x": 8, "y": 3}, actors, first) == first
+
+
+def test_the_generation_of_an_actor_that_left_goes_on_when_it_comes_back() -> None:
+    store = MemoryStore()
+    first = Ownership(store, ("a", "b"))
+    first.assign({"d": 4}, 0)
+    assert first.register("b").generation == 1
+    without = Ownership(store, ("a",))
+    without.assign({"d": 4}, 0)
+    assert without.current.actors["b"].partitions == {}
+    assert without.current.actors["a"].partitions == {"d": (0, 1, 2, 3)}
+    again = Ownership(store, ("a", "b"))
+    again.assign({"d": 4}, 0)
+    assert again.current.actors["b"].generation == 1
+    assert again.register("b").generation == 2
