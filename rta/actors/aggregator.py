@@ -58,6 +58,7 @@ class Aggregator:
         self._number = -1
         self._shards: dict[str, Shard] = {}
         self._epochs: dict[str, int] = {}
+        self._lives: dict[str, int] = {}
         self._assignments = Assignments(store)
         self._catalog = Catalog(store)
         self._stop = threading.Event()
@@ -116,7 +117,7 @@ class Aggregator:
         for folder, spec in wanted.items():
             if folder not in self._shards:
                 ports = Ports(self._store, self._open_reader(), self._link, self._die)
-                shard = Shard(spec, self._site, ports, self._epochs.get(folder, 0))
+                shard = Shard(spec, self._site, ports, self._epochs.get(folder, 0), self._lives.get(folder, 0))
                 self._shards = {**self._shards, folder: shard}
                 shard.start()
 
@@ -125,6 +126,7 @@ class Aggregator:
             shard = self._shards[folder]
             shard.stop(flush_s)
             self._epochs[folder] = shard.next_epoch
+            self._lives[folder] = shard.lives
             self._shards = {f: s for f, s in self._shards.items() if f != folder}
 
     # -- questions ---------------------------------------------------------------------------------------------------

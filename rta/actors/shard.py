@@ -66,7 +66,8 @@ class _Life:
 class Shard:
     """Runs in a thread of its own between `start` and `stop`; the questions may be asked from any thread."""
 
-    def __init__(self, spec: LoadSpec, site: Site, ports: Ports, first_epoch: int = 0) -> None:
+    def __init__(self, spec: LoadSpec, site: Site, ports: Ports, first_epoch: int = 0, lives: int = 0) -> None:
+        """`first_epoch` and `lives` go on from the share that this one follows: names of files and loads never recur."""
         self.spec = spec
         self._site = site
         self._ports = ports
@@ -74,7 +75,7 @@ class Shard:
         self._stop = threading.Event()
         self._flush_s = 0.0
         self._reload_reason: str | None = None
-        self._lives = 0
+        self.lives = lives
         self.next_epoch = first_epoch
         self.reloads: list[str] = []
         self.alarm: str | None = None
@@ -135,10 +136,10 @@ class Shard:
             self._life.queue.stop()
         self._reload_reason = None
         load = load_newest(self._ports.store, self.spec, self._ports.reader, self._site)
-        self._lives += 1
+        self.lives += 1
         listener = Listener(lost=self._lost, committed=self._committed, failed=self._die)
         life = _Life(
-            name=f"{self.spec.actor}.{self.spec.generation}.{self._lives}",
+            name=f"{self.spec.actor}.{self.spec.generation}.{self.lives}",
             load=load,
             segments=HotSegments(load.offsets, self._merge, self.next_epoch),
             queue=CommitQueue(load, self.spec, self._commit_ports, listener),

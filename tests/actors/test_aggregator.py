@@ -1,0 +1,53 @@
+"""What an aggregator does when the assignment changes under it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rta.actors.aggregator import Aggregator
+from rta.actors.links import Site
+from rta.store.catalog import Catalog
+from rta.store.model import ActorAssignment
+from tests.actors.test_shard import ACTOR, Bench
+from tests.store.world import DOCUMENT
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(
+        store="",
+        log_folder="",
+        log_socket="",
+        run_folder=str(tmp_path),
+        partitions=2,
+        aggregators=(ACTOR,),
+        epoch_ms=60_000,
+        epoch_events=1_000_000,
+        dedup_memory_ids=1_000_000,
+        query_time_ms=10_000,
+        backlog_bytes_max=1 << 30,
+        crash_at=None,
+        pid=0,
+    )
+
+
+def test_a_share_that_follows_another_has_a_load_of_its_own_name(tmp_path: Path, site: Site) -> None:
+    """Replicas know a load by its name: with one name for two they would add up what belongs to different shares."""
+    bench = Bench(tmp_path, records=0, epoch_ms=60_000)
+    folder = Catalog(bench.store).create(DOCUMENT, 2, "life1").folder
+    deaths: list[str] = []
+    aggregator = Aggregator(ACTOR, site, bench.store, lambda: bench.log, bench.link, deaths.append)
+    names = []
+    for partitions in ((0, 1), (0,), (0, 1)):
+        aggregator._take(ActorAssignment(0, {folder: partitions}))
+        deadline = time.monotonic() + 30
+        while not (load := aggregator.status().shards[0].load):
+            assert time.monotonic() < deadline, f"no load: {deaths}"
+            threading.Event().wait(0.01)
+        names.append(load)
+    aggregator._end([folder], 0.0)
+    assert len(set(names)) == 3, names
