@@ -112,12 +112,14 @@ class Audit:
         if state.through >= last:
             return state
         before = manifests.get(state.through) if state.through >= 0 else None
+        begun = state.through
         try:
             for manifest in manifests.read(state.through + 1, last):
                 self._audit(state, before, manifest)
                 before = manifest
         finally:
-            self._write_down(state)
+            if state.through > begun:
+                self._write_down(state)
         return state
 
     def _write_down(self, state: AuditState) -> None:
