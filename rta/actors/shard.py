@@ -2,8 +2,8 @@
 
 Owns the lives of its load: fold, hot segments, commit queue. When a part is refused, or a manifest holds anything but our
 own part, the whole load is thrown away and the newest manifest is loaded (protocol.md, rule 6): `from` never moves by
-itself. A gap in the log stops the share with an alarm; anything unexpected ends the process, which starts again from the
-manifest.
+itself. A gap between the newest manifest and the log stops the share with an alarm (rule 15); anything unexpected ends the
+process, which starts again from the manifest.
 """
 
 from __future__ import annotations
@@ -156,7 +156,12 @@ class Shard:
         epoch_began = time.monotonic()
         while not self._stop.is_set() and self._reload_reason is None:
             began = time.monotonic()
-            records = self._next_records(offsets)
+            try:
+                records = self._next_records(offsets)
+            except LogGapError as error:
+                # Others committed what this load was still to fold, and it was trimmed: their manifest says where to go on.
+                self._lost(str(error))
+                continue
             if records:
                 self._fold(life, records)
                 offsets.update({r.partition: r.offset + 1 for r in records})
