@@ -6,8 +6,6 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 from rta.actors.aggregator import Aggregator
 from rta.actors.links import Site
 from rta.store.catalog import Catalog
@@ -16,13 +14,13 @@ from tests.actors.test_shard import ACTOR, Bench
 from tests.store.world import DOCUMENT
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
+def made_up_site(run_folder: Path) -> Site:
+    """Nothing ends an epoch but its end."""
     return Site(
         store="",
         log_folder="",
         log_socket="",
-        run_folder=str(tmp_path),
+        run_folder=str(run_folder),
         partitions=2,
         aggregators=(ACTOR,),
         epoch_ms=60_000,
@@ -35,12 +33,12 @@ def site(tmp_path: Path) -> Site:
     )
 
 
-def test_a_share_that_follows_another_has_a_load_of_its_own_name(tmp_path: Path, site: Site) -> None:
+def test_a_share_that_follows_another_has_a_load_of_its_own_name(tmp_path: Path) -> None:
     """Replicas know a load by its name: with one name for two they would add up what belongs to different shares."""
     bench = Bench(tmp_path, records=0, epoch_ms=60_000)
     folder = Catalog(bench.store).create(DOCUMENT, 2, "life1").folder
     deaths: list[str] = []
-    aggregator = Aggregator(ACTOR, site, bench.store, lambda: bench.log, bench.link, deaths.append)
+    aggregator = Aggregator(ACTOR, made_up_site(tmp_path), bench.store, lambda: bench.log, bench.link, deaths.append)
     names = []
     for partitions in ((0, 1), (0,), (0, 1)):
         aggregator._take(ActorAssignment(0, {folder: partitions}))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rta.actors.housekeeper import Housekeeper
-from rta.actors.links import Site
 from rta.actors.ownership import Ownership
 from rta.log.base import PartitionState
 from rta.store.audit import read_audit
+from tests.actors.test_aggregator import made_up_site
 from tests.store.memory import MemoryStore
 from tests.store.world import World
 
@@ -41,26 +41,11 @@ class NoLog:
 @pytest.mark.parametrize("superseded", [False, True])
 def test_a_coordinator_that_finds_a_newer_ones_manifest_keeps_no_house(tmp_path: Path, superseded: bool) -> None:
     """It would write over what its successor noted, and audit files that the successor has compacted."""
-    site = Site(
-        store="",
-        log_folder="",
-        log_socket="",
-        run_folder=str(tmp_path),
-        partitions=2,
-        aggregators=("a",),
-        epoch_ms=1,
-        epoch_events=1,
-        dedup_memory_ids=1,
-        query_time_ms=10_000,
-        backlog_bytes_max=1,
-        crash_at=None,
-        pid=0,
-    )
     store, log = MemoryStore(), NoLog()
     ownership = Ownership(store, ("a",))
     world = World(store, generation=ownership.generation)
     world.commit(world.part(3), generation=ownership.generation + int(superseded))
-    keeper = Housekeeper(store, lambda: log, site, ownership)
+    keeper = Housekeeper(store, lambda: log, made_up_site(tmp_path), ownership)
     keeper.set_datasources([world.datasource], [])
     keeper._round(log, last=False)
     assert read_audit(store, world.datasource).through == (-1 if superseded else 1)
