@@ -40,6 +40,9 @@ class Total:
     def __add__(self, other: Total) -> Total:
         return Total(self.count + other.count, self.value + other.value)
 
+    def __sub__(self, other: Total) -> Total:
+        return Total(self.count - other.count, self.value - other.value)
+
 
 ZERO = Total(0, 0)
 

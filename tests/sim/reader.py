@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rta.actors.messages import Cursor, HotDelta, RowsRequest
 from rta.errors import CorruptFileError, NotFoundError, UnavailableError, ViewGoneError
 from rta.serve.views import FolderViews, Pools, ReplicaView
+from rta.store.catalog import Catalog
 from rta.store.model import FileRef
 from rta.store.parquet import read_one
 from rta.store.tables import EVENTS
@@ -97,6 +99,11 @@ def total_of(rows: pa.Table) -> Total:
     return Total(int(pc.sum(rows.column("views")).as_py()), int(pc.sum(rows.column("total")).as_py()))
 
 
+def frame_total(frame: pl.DataFrame | None) -> Total:
+    """The same of a frame, or of none."""
+    return ZERO if frame is None else Total(int(frame["views"].sum()), int(frame["total"].sum()))
+
+
 def ids_of(rows: pa.Table) -> Counter[str]:
     """Of raw rows."""
     users, ids = rows.column("user").to_pylist(), rows.column("id").to_pylist()
@@ -115,6 +122,7 @@ class Replica:
         self._world = world
         self._contents = contents
         self._store = SimStore(world.disk, self.process)
+        self._catalog = Catalog(self._store)
         self._asked_ms = (world.kernel.now_ms, world.kernel.now_ms)
         self._read_ms: dict[int, float] = {}
         """Per manifest a time before it was read here."""
@@ -150,7 +158,8 @@ class Replica:
             self._check(loop, self._view)
             return
         self._asked_ms = (self._asked_ms[1], sim.now_ms)
-        view = loop.run_until_complete(self._views.fresh(shop.datasource(), 0))
+        datasource = self._catalog.read().datasources[shop.datasource().name]
+        view = loop.run_until_complete(self._views.fresh(datasource, 0))
         for number in self._views._adopted:
             self._read_ms.setdefault(number, self._asked_ms[0])
         offsets = {p: offset for p, (_, offset) in view.offsets.items()}
@@ -179,7 +188,7 @@ class Replica:
         rollup = shop.datasource().rollups[0]
         found = ZERO
         for frame in view.partials(rollup.name):
-            found += Total(int(frame["views"].sum()), int(frame["total"].sum()))
+            found += frame_total(frame)
         for file in view.files(rollup.table):
             found += self._contents.total(self._store, file)
         return found

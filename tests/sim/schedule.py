@@ -8,6 +8,7 @@ several epochs, projections, compactions, sweeps and archived manifests.
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,20 +17,24 @@ from types import ModuleType
 from typing import Any
 
 from rta.actors import committer, housekeeper, load
+from rta.events.schemas import Datasource
 from rta.store import layout, maintain, manifests, sweep, tables
 from rta.store.audit import read_audit
+from rta.store.catalog import Catalog
 from rta.store.delta_log import DeltaLog
 from rta.store.ledger import read_ledger
 from rta.store.maintain import MaintenancePlan
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest
+from rta.store.runs import load_state
 from rta.store.tables import EVENTS
 from rta.store.versions import TableVersions
 from rta.stream.model import FoldLimits
+from rta.stream.saved import state_rows
 from tests.sim import shop
 from tests.sim.kernel import Kernel, Process, ViolationError, installed
-from tests.sim.oracle import agree_ids
-from tests.sim.reader import Contents, Replica
+from tests.sim.oracle import ZERO, Total, agree, agree_ids
+from tests.sim.reader import Contents, Replica, frame_total, ids_of
 from tests.sim.store import SimStore
 from tests.sim.world import World
 
@@ -60,6 +65,7 @@ FAULTS = (
     "pause_coordinator",
     "stall_put",
     "rescale",
+    "redefine",
     "clock",
     "crash_replica",
 )
@@ -123,6 +129,7 @@ class Schedule:
         self._client_done = False
         self._chaos_done = False
         self._stalls = 0
+        self._redefined: Datasource | None = None
         rng = sim.rng
         self._faults = [fault for fault in FAULTS if rng.random() < 0.5]
         self._faults_left = rng.choice((0, 2, 4, 8)) if self._faults else 0
@@ -262,6 +269,10 @@ class Schedule:
             self.sim.kill(self.world.coordinators[-1].process)
         self.world.start_coordinator(names)
 
+    def _redefine(self) -> None:
+        """One more rollup; a second time nothing changes."""
+        self._redefined = Catalog(self.world.disk.objects).update(shop.datasource().name, shop.REDEFINED)
+
     def _clock(self) -> None:
         self.sim.now_ms += self.sim.rng.choice((3_000, 9_000, 40_000))
 
@@ -332,11 +343,22 @@ class Schedule:
         world = self.world
         objects, folder = world.disk.objects, world.folder
         self.answers = sum(replica.answers for replica in self.replicas)
-        log = DeltaLog(objects, folder, EVENTS)
         store = SimStore(world.disk, self.sim.driver.process)
-        ids = self._waiting_ids(store)
-        for file in log.refresh().files.values():
+        newest = ManifestLog(objects, folder).newest()
+        assert newest is not None
+        datasource = self._redefined or shop.datasource()
+        rows = []
+        later = ZERO
+        for entry in newest.partitions:
+            if entry.state is not None:
+                frames, waiting = state_rows(load_state(store, folder, entry.state), (entry.partition,), datasource)
+                rows.append(ids_of(waiting))
+                later += frame_total(frames.get(shop.LATER))
+        ids = sum(rows, Counter[str]())
+        for file in DeltaLog(objects, folder, EVENTS).refresh().files.values():
             ids.update(self.contents.ids(store, file))
+        if self._redefined is not None:
+            self._account_later(self._redefined, later, store, newest.number)
         ends = world.log.ends()
         agree_ids("the raw table", ids, world.oracle.ids(ends))
         missing = sorted(world.oracle.acknowledged - set(ids))
@@ -346,18 +368,19 @@ class Schedule:
         if report["lost"] or report["duplicated"]:
             raise ViolationError(f"ledger: lost {report['lost']}, duplicated {report['duplicated']}: {report}")
 
-    def _waiting_ids(self, store: SimStore) -> Any:
-        """Raw rows that the newest manifest's states still hold."""
-        from rta.store.runs import load_state
-        from rta.stream.saved import state_rows
-        from tests.sim.reader import ids_of
-
+    def _account_later(self, datasource: Datasource, waiting: Total, store: SimStore, newest: int) -> None:
+        """The rollup that was added holds all from the first manifest of its definition on, and nothing before."""
         world = self.world
-        newest = ManifestLog(world.disk.objects, world.folder).newest()
-        assert newest is not None
-        found = ids_of(shop.datasource().raw_schema().empty_table())
-        for entry in newest.partitions:
-            if entry.state is not None:
-                data = load_state(store, world.folder, entry.state)
-                found.update(ids_of(state_rows(data, (entry.partition,), shop.datasource())[1]))
-        return found
+        objects, folder = world.disk.objects, world.folder
+        rollup = datasource.rollup(shop.LATER)
+        assert rollup is not None
+        found = waiting
+        for file in DeltaLog(objects, folder, rollup.table).refresh().files.values():
+            found += self.contents.total(store, file)
+        begin = world.log.ends()
+        for manifest in ManifestLog(objects, folder).read(0, newest):
+            if manifest.definition_version >= datasource.version:
+                begin = {e.partition: e.from_offset for e in manifest.partitions}
+                break
+        expected = world.oracle.prefix(world.log.ends()) - world.oracle.prefix(begin)
+        agree(f"the rollup that was added at {begin}", found, expected)

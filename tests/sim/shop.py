@@ -24,6 +24,7 @@ WINDOW_MS = 240_000
 LATE_EVERY = 7
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+METRICS = [{"name": "views", "type": "count"}, {"name": "total", "type": "sum", "field": "value"}]
 DOCUMENT: dict[str, Any] = {
     "name": "shop",
     "time": "time",
@@ -32,16 +33,17 @@ DOCUMENT: dict[str, Any] = {
     "columns": {"user": "string", "id": "string", "page": "string", "value": "long"},
     "allowed_lateness": "1s",
     "dedup_window": "240s",
+    "rollups": [{"name": "traffic", "granularity": "minute", "dimensions": ["page"], "metrics": METRICS}],
+}
+LATER = "visits"
+REDEFINED: dict[str, Any] = {
+    **DOCUMENT,
     "rollups": [
-        {
-            "name": "traffic",
-            "granularity": "minute",
-            "dimensions": ["page"],
-            "metrics": [{"name": "views", "type": "count"}, {"name": "total", "type": "sum", "field": "value"}],
-        }
+        *DOCUMENT["rollups"],
+        {"name": LATER, "granularity": "hour", "dimensions": ["user"], "metrics": METRICS},
     ],
 }
-ROLLUP = "traffic"
+"""The same with one more rollup, which takes in what comes from then on."""
 
 
 class Request(NamedTuple):
