@@ -40,6 +40,7 @@ CHUNKS_MAX = 4096
 OVERFULL = 2
 """An epoch may grow to so many times its usual size while the one before is still being written."""
 RELOADS_KEPT = 20
+END_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,16 @@ class Shard:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, flush_s: float = 0.0) -> None:
-        """End the loop. With `flush_s` the open epoch is ended and offered first, for at most that long."""
+    def stop(self, flush_s: float = 0.0) -> bool:
+        """End the loop. With `flush_s` the open epoch is ended and offered first, for at most that long.
+
+        Returns:
+            Whether it has ended; one that has not may still write files under the names of its next epoch.
+        """
         self._flush_s = flush_s
         self._stop.set()
-        self._thread.join(timeout=30 + flush_s)
+        self._thread.join(timeout=END_S + flush_s)
+        return not self._thread.is_alive()
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
