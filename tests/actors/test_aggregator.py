@@ -71,7 +71,7 @@ def test_a_share_that_does_not_end_is_not_followed_by_one_with_the_same_names(
     monkeypatch.setattr(bench.log, "wait", wait)
     monkeypatch.setattr(shard, "END_S", 0.1)
     monkeypatch.setattr(aggregator, "FLUSH_S", 0.1)
-    made = Aggregator(ACTOR, made_up_site(tmp_path), bench.store, lambda: bench.log, bench.link, [].append)
+    made = Aggregator(ACTOR, made_up_site(tmp_path), bench.store, lambda: bench.log, bench.link, list[str]().append)
     made._take(ActorAssignment(0, {folder: (0, 1)}))
     assert stalled.wait(30)
     with pytest.raises(InvariantError, match="did not end"):
