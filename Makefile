@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format bench sim clean
 
 help:
 	@echo "make setup   install rta and what it needs into $(VENV)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, import-linter"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   measure this machine; BENCH='edge http' picks some"
+	@echo "make sim     10,000 simulated schedules of crashes and zombies; SIM='--seed 7 --schedules 1' for one"
 	@echo "make clean   remove $(VENV), caches and build output; data folders stay"
 
 setup: $(STAMP)
@@ -55,6 +56,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(BENCH)
+
+sim: setup
+	POLARS_MAX_THREADS=1 $(BIN)/python -m tests.sim $(SIM)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,7 +17,7 @@ from rta.actors.links import CoordinatorLink, Site
 from rta.actors.load import LoadSpec
 from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, RowsRequest
 from rta.actors.shard import Ports, Shard
-from rta.errors import NotFoundError, RtaError
+from rta.errors import InvariantError, NotFoundError, RtaError
 from rta.log.base import LogReader
 from rta.store.catalog import Assignments, Catalog
 from rta.store.model import ActorAssignment
@@ -58,6 +58,7 @@ class Aggregator:
         self._number = -1
         self._shards: dict[str, Shard] = {}
         self._epochs: dict[str, int] = {}
+        self._lives: dict[str, int] = {}
         self._assignments = Assignments(store)
         self._catalog = Catalog(store)
         self._stop = threading.Event()
@@ -112,20 +113,28 @@ class Aggregator:
             for folder, partitions in mine.partitions.items()
             if folder in datasources and partitions
         }
-        self._end([f for f, shard in self._shards.items() if wanted.get(f) != shard.spec], FLUSH_S)
+        running = self._end([f for f, shard in self._shards.items() if wanted.get(f) != shard.spec], FLUSH_S)
+        if running:
+            # What follows would write files of the same names; a new process does not.
+            raise InvariantError(f"the shares of {running} did not end in time", "the process starts again")
         for folder, spec in wanted.items():
             if folder not in self._shards:
                 ports = Ports(self._store, self._open_reader(), self._link, self._die)
-                shard = Shard(spec, self._site, ports, self._epochs.get(folder, 0))
+                shard = Shard(spec, self._site, ports, self._epochs.get(folder, 0), self._lives.get(folder, 0))
                 self._shards = {**self._shards, folder: shard}
                 shard.start()
 
-    def _end(self, folders: Sequence[str], flush_s: float) -> None:
+    def _end(self, folders: Sequence[str], flush_s: float) -> list[str]:
+        """End shares; the folders of those that are still running."""
+        running = []
         for folder in folders:
             shard = self._shards[folder]
-            shard.stop(flush_s)
+            if not shard.stop(flush_s):
+                running.append(folder)
             self._epochs[folder] = shard.next_epoch
+            self._lives[folder] = shard.lives
             self._shards = {f: s for f, s in self._shards.items() if f != folder}
+        return running
 
     # -- questions ---------------------------------------------------------------------------------------------------
 

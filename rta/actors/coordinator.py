@@ -21,7 +21,7 @@ from rta.actors.links import Site
 from rta.actors.messages import AggregatorStatus, Registration
 from rta.actors.ownership import Ownership
 from rta.actors.watch import Watch
-from rta.errors import BadRequestError, FencedError, RtaError
+from rta.errors import BadRequestError, FencedError, RtaError, UnavailableError
 from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin
 from rta.store.catalog import Catalog
@@ -100,7 +100,11 @@ class Coordinator:
     # -- calls from aggregators --------------------------------------------------------------------------------------
 
     def register(self, actor: str, pid: int) -> Registration:
-        registration = self._ownership.register(actor)
+        try:
+            registration = self._ownership.register(actor)
+        except FencedError as error:
+            self._outside.die(str(error))
+            raise UnavailableError("this coordinator has stood down", "register with its successor") from error
         self._spread.set()
         self._watch.registered(actor, pid, registration.generation)
         return registration

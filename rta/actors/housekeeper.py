@@ -2,7 +2,8 @@
 
 Per datasource and round: roll the Delta tables forward, audit what the manifests committed, a bounded piece of compaction,
 retention and sweep, and trim the log below the newest manifest read back from the store (protocol.md, rule 15). Nothing
-here is on the way of an event, and no failure here deletes anything: it is noted in the status and tried again.
+here is on the way of an event, and no failure here deletes anything: it is noted in the status and tried again. Whoever
+finds that a newer coordinator has put a manifest does nothing any more.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class Housekeeper:
 
     def _keep(self, house: _House, log: LogAdmin, last: bool) -> None:
         newest = house.manifests.newest()
-        if newest is None:
+        if newest is None or newest.coordinator > self._ownership.generation:
             return
         now_ms = time.time_ns() // 1_000_000
         house.audit.advance(house.manifests, newest.number)

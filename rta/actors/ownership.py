@@ -112,17 +112,18 @@ class Ownership:
             return Registration(generation=renewed.generation, number=self._current.number)
 
     def assign(self, partitions: Mapping[str, int], catalog_version: int) -> None:
-        """Spread the datasources' partitions; a newer catalog makes a new assignment even when nothing moves."""
+        """Spread the datasources' partitions; a newer catalog makes a new assignment even when nothing moves.
+
+        An actor that no longer takes part stays, without partitions: its generations go on when it comes back, so that
+        the names of its files never recur.
+        """
         with self._lock:
             before = {a: x.partitions for a, x in self._current.actors.items()}
             shares = spread(partitions, self._takers(), before)
-            # Who once took part keeps its generation, so that no later process writes files of the same names.
+            generations = {a: x.generation for a, x in self._current.actors.items()}
             actors = {
-                a: ActorAssignment(
-                    generation=self._current.actors[a].generation if a in self._current.actors else 0,
-                    partitions=shares.get(a, {}),
-                )
-                for a in sorted({*self._current.actors, *shares})
+                a: ActorAssignment(generation=generations.get(a, 0), partitions=shares.get(a, {}))
+                for a in {**generations, **shares}
             }
             if actors != self._current.actors or catalog_version != self._catalog_version:
                 self._put(actors)

@@ -2,13 +2,12 @@
 
 Owns the lives of its load: fold, hot segments, commit queue. When a part is refused, or a manifest holds anything but our
 own part, the whole load is thrown away and the newest manifest is loaded (protocol.md, rule 6): `from` never moves by
-itself. A gap in the log stops the share with an alarm; anything unexpected ends the process, which starts again from the
-manifest.
+itself. A gap between the newest manifest and the log stops the share with an alarm (rule 15); anything unexpected ends the
+process, which starts again from the manifest.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
@@ -44,8 +43,7 @@ CHUNKS_MAX = 4096
 OVERFULL = 2
 """An epoch may grow to so many times its usual size while the one before is still being written."""
 RELOADS_KEPT = 20
-_loads = itertools.count(1)
-"""Of this process, over all shards: with its generation it makes a load's name one that no other load ever has."""
+END_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,8 @@ class _Life:
 class Shard:
     """Runs in a thread of its own between `start` and `stop`; the questions may be asked from any thread."""
 
-    def __init__(self, spec: LoadSpec, site: Site, ports: Ports, first_epoch: int = 0) -> None:
+    def __init__(self, spec: LoadSpec, site: Site, ports: Ports, first_epoch: int = 0, lives: int = 0) -> None:
+        """`first_epoch` and `lives` go on from the share that this one follows: names of files and loads never recur."""
         self.spec = spec
         self._site = site
         self._ports = ports
@@ -81,6 +80,7 @@ class Shard:
         self._stop = threading.Event()
         self._flush_s = 0.0
         self._reload_reason: str | None = None
+        self.lives = lives
         self.next_epoch = first_epoch
         self.reloads: list[str] = []
         self.alarm: str | None = None
@@ -98,11 +98,16 @@ class Shard:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, flush_s: float = 0.0) -> None:
-        """End the loop. With `flush_s` the open epoch is ended and offered first, for at most that long."""
+    def stop(self, flush_s: float = 0.0) -> bool:
+        """End the loop. With `flush_s` the open epoch is ended and offered first, for at most that long.
+
+        Returns:
+            Whether it has ended; one that has not may still write files under the names of its next epoch.
+        """
         self._flush_s = flush_s
         self._stop.set()
-        self._thread.join(timeout=30 + flush_s)
+        self._thread.join(timeout=END_S + flush_s)
+        return not self._thread.is_alive()
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -142,9 +147,10 @@ class Shard:
             self._life.queue.stop()
         self._reload_reason = None
         load = load_newest(self._ports.store, self.spec, self._ports.reader, self._site)
+        self.lives += 1
         listener = Listener(lost=self._lost, committed=self._committed, failed=self._die)
         life = _Life(
-            name=f"{self.spec.actor}.{self.spec.generation}.{next(_loads)}",
+            name=f"{self.spec.actor}.{self.spec.generation}.{self.lives}",
             load=load,
             segments=HotSegments(load.offsets, self._merge, self.next_epoch),
             queue=CommitQueue(load, self.spec, self._commit_ports, listener),
@@ -161,7 +167,12 @@ class Shard:
         epoch_began = time.monotonic()
         while not self._stop.is_set() and self._reload_reason is None:
             began = time.monotonic()
-            records = self._arrived(offsets)
+            try:
+                records = self._arrived(offsets)
+            except LogGapError as error:
+                # Others committed what this load was still to fold, and it was trimmed: their manifest says where to go on.
+                self._lost(str(error))
+                continue
             if records:
                 self._fold(life, records)
                 offsets.update({r.partition: r.offset + 1 for r in records})

@@ -112,11 +112,21 @@ class Audit:
         if state.through >= last:
             return state
         before = manifests.get(state.through) if state.through >= 0 else None
-        for manifest in manifests.read(state.through + 1, last):
-            self._audit(state, before, manifest)
-            before = manifest
-        self._store.put(layout.document(self._folder, "audit"), msgspec.json.encode(state))
+        begun = state.through
+        try:
+            for manifest in manifests.read(state.through + 1, last):
+                self._audit(state, before, manifest)
+                before = manifest
+        finally:
+            if state.through > begun:
+                self._write_down(state)
         return state
+
+    def _write_down(self, state: AuditState) -> None:
+        """What can't be written down is counted again: nothing may be compacted that a successor has to count."""
+        self._state = None
+        self._store.put(layout.document(self._folder, "audit"), msgspec.json.encode(state))
+        self._state = state
 
     def _audit(self, state: AuditState, before: Manifest | None, manifest: Manifest) -> None:
         found = self._count(manifest) if state.counted else {}

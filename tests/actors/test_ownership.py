@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rta.actors.ownership import Ownership, fleet_names, spread
 from rta.errors import UnavailableError
 from rta.store.objects import LocalStore
+from tests.store.memory import MemoryStore
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1), st.integers(1, 7))
@@ -85,3 +86,18 @@ def test_a_fleet_outlives_the_coordinator_and_not_the_run(tmp_path: Path) -> Non
 
 def shares(ownership: Ownership) -> dict[str, int]:
     return {name: len(actor.partitions.get("d", ())) for name, actor in ownership.current.actors.items()}
+
+
+def test_the_generation_of_an_actor_that_left_goes_on_when_it_comes_back() -> None:
+    store = MemoryStore()
+    first = Ownership(store, ("a", "b"))
+    first.assign({"d": 4}, 0)
+    assert first.register("b").generation == 1
+    without = Ownership(store, ("a",))
+    without.assign({"d": 4}, 0)
+    assert without.current.actors["b"].partitions == {}
+    assert without.current.actors["a"].partitions == {"d": (0, 1, 2, 3)}
+    again = Ownership(store, ("a", "b"))
+    again.assign({"d": 4}, 0)
+    assert again.current.actors["b"].generation == 1
+    assert again.register("b").generation == 2

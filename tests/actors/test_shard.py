@@ -17,7 +17,7 @@ from rta.actors.links import Site
 from rta.actors.load import LoadSpec
 from rta.actors.messages import HotDelta, Registration
 from rta.actors.shard import OVERFULL, Ports, Shard
-from rta.errors import PartRefusedError, UnavailableError
+from rta.errors import LogGapError, PartRefusedError, UnavailableError
 from rta.events.batch import encode
 from rta.log.base import Header, PartitionState, Record
 from rta.store.catalog import Assignments
@@ -40,16 +40,23 @@ class SteadyLog:
         self._began = time.monotonic()
         self.away = False
         self.incarnation = "log0"
+        self.start = 0
+        self.gap = False
+        """Whether the next fetch finds its offset below the log's start."""
 
     def _end(self) -> int:
         return min(len(self._records), int((time.monotonic() - self._began) / EVERY_S))
 
     def partitions(self, topic: str) -> dict[int, PartitionState]:
         self._check()
-        return {0: PartitionState(self.incarnation, 0, self._end()), 1: PartitionState("log1", 0, 0)}
+        end = max(self._end(), self.start)
+        return {0: PartitionState(self.incarnation, self.start, end), 1: PartitionState("log1", 0, 0)}
 
     def fetch(self, topic: str, offsets: Mapping[int, int], bytes_max: int) -> list[Record]:
         self._check()
+        if self.gap:
+            self.gap = False
+            raise LogGapError(f"partition 0 was asked for {offsets[0]}")
         return self._records[offsets[0] : self._end()]
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout_ms: int) -> bool:
@@ -227,6 +234,21 @@ def test_stopping_without_time_leaves_the_open_epoch_to_the_next_load(tmp_path: 
     bench.committer.stop()
     assert bench.committed() == 50
     assert sorted(bench.stored_ids()) == sorted(f"id{k}" for k in range(50 * EVENTS))
+
+
+def test_a_reader_below_the_logs_start_loads_the_newest_manifest_and_stops_only_if_that_lies_below_too(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, records=200, epoch_ms=100) as bench:
+        wait_for(lambda: bench.committed() > 0, "something is committed")
+        bench.log.gap = True
+        wait_for(lambda: bool(bench.shard.reloads), "the load was thrown away")
+        wait_for(lambda: bench.committed() == 200, "everything is committed")
+        assert bench.shard.alarm is None
+        bench.log.start = 201
+        bench.log.gap = True
+        wait_for(lambda: bench.shard.alarm is not None, "the share stops with an alarm")
+    assert sorted(bench.stored_ids()) == sorted(f"id{k}" for k in range(200 * EVENTS))
 
 
 @pytest.mark.parametrize("partition", [0, 1])

@@ -7,11 +7,11 @@ import pytest
 
 from rta.errors import CorruptFileError
 from rta.store import layout
-from rta.store.audit import Audit, AuditState
+from rta.store.audit import Audit, AuditState, read_audit
 from rta.store.manifests import ManifestLog
 from rta.store.model import LedgerLine, Part
 from rta.store.objects import ObjectStore
-from tests.store.memory import MemoryStore
+from tests.store.memory import FaultyStore, MemoryStore
 from tests.store.test_maintain import EVENTS, House
 from tests.store.world import World, altered, shop
 
@@ -182,3 +182,18 @@ def test_audit_reads_a_bounded_number_of_manifests_at_once(world: World) -> None
     audit = Audit(store, world.datasource)
     assert audit.advance(ManifestLog(store, world.folder), 5, limit=2).through == 1
     assert audit.advance(ManifestLog(store, world.folder), 5, limit=2).through == 3
+
+
+def test_an_audit_that_could_not_be_written_down_is_made_again(world: World) -> None:
+    """Else compaction would take files that a successor of this coordinator has to count."""
+    world.epochs(3, rows=5)
+    fails = [True]
+    store = FaultyStore(world.store, lambda operation, key: "before" if operation == "put" and fails[0] else None)
+    audit = Audit(store, world.datasource)
+    with pytest.raises(OSError, match="audit"):
+        audit.advance(world.manifests, world.newest.number)
+    assert audit.through == -1
+    fails[0] = False
+    audit.advance(world.manifests, world.newest.number)
+    state = read_audit(world.store, world.datasource)
+    assert (state.through, state.committed, state.lost, state.duplicated) == (3, 15, 0, 0)
