@@ -24,7 +24,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from rta.actors.processes import Guard, guarded, start_ray
 from rta.config import Settings
 from rta.errors import ConflictError, RtaError, UnavailableError
 from rta.log.kafka.settings import kafka_settings
+from rta.store.lease import Lease
 
 if TYPE_CHECKING:
     from rta.actors.remote import Fleet
@@ -372,6 +373,7 @@ def site_of(settings: Settings) -> Site:
         backlog_bytes_max=settings.limits.backlog,
         crash_at=settings.crash_at,
         run=os.environ.get(MARK, ""),
+        url=base_url(settings),
         pid=os.getpid(),
     )
 
@@ -381,7 +383,7 @@ def _run(
 ) -> int:
     site = site_of(settings)
     say(f"rta: data in '{site.store}', log '{settings.log}', {len(site.aggregators)} aggregators")
-    _prepare_store(settings, site)
+    lease = _prepare_store(settings, site, stop)
     fleet: Fleet | None = None
     try:
         say("rta: starting Ray")
@@ -399,17 +401,23 @@ def _run(
         _hold_up(stop, fleet)
     finally:
         _stop_system(fleet)
+        with suppress(RtaError):
+            lease.release()
     say("rta: stopped; the next start goes on where this one ended")
     return 0
 
 
-def _prepare_store(settings: Settings, site: Site) -> None:
-    """Refuse a folder of a newer format before anything is started; create the built-in and configured datasources."""
+def _prepare_store(settings: Settings, site: Site, stop: threading.Event) -> Lease:
+    """Before anything is started: refuse a store of a newer format, or one that another system uses; create the built-in and
+    configured datasources."""
     from rta.events.builtin import events_document
     from rta.store.catalog import Catalog
     from rta.store.objects import open_store
 
-    catalog = Catalog(open_store(site.store))
+    store = open_store(site.store)
+    lease = Lease(store, site.run, site.pid, site.url)
+    lease.take(stop)
+    catalog = Catalog(store)
     known = catalog.read().datasources
     defaults = {"dedup_window": f"{settings.dedup_window}ms"}
     for document in [{"name": "events", **events_document()}, *settings.datasources]:
@@ -418,6 +426,7 @@ def _prepare_store(settings: Settings, site: Site) -> None:
             catalog.create({**defaults, **document}, settings.partitions)
         elif document in settings.datasources:
             catalog.update(str(name), document)
+    return lease
 
 
 def _start_system(settings: Settings, site: Site) -> Fleet:

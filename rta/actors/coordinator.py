@@ -26,6 +26,7 @@ from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin
 from rta.store.catalog import Catalog
 from rta.store.commit import genesis, next_manifest
+from rta.store.lease import RENEW_S, Lease
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest, Part
 from rta.store.objects import ObjectStore
@@ -65,6 +66,9 @@ class Coordinator:
         self._store = store
         self._outside = outside
         self._catalog = Catalog(store)
+        self._lease = Lease(store, site.run, site.pid, site.url)
+        self._lease.take()
+        self._renewed = time.monotonic()
         self._log = outside.open_log()
         self._ownership = Ownership(store, site.aggregators, site.run)
         self._committer = Committer(
@@ -251,6 +255,7 @@ class Coordinator:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
+                self._renew()
                 self.reconcile()
             except FencedError as error:
                 self._outside.die(str(error))
@@ -262,6 +267,14 @@ class Coordinator:
                 self._outside.die(f"reconciling: {type(error).__name__}: {error}")
                 return
             self._stop.wait(LOOK_S)
+
+    def _renew(self) -> None:
+        """Raises FencedError when another system has taken the store over."""
+        if time.monotonic() - self._renewed < RENEW_S:
+            return
+        if not self._lease.renew():
+            raise FencedError(f"the store is used by another system: {self._lease.holder()}")
+        self._renewed = time.monotonic()
 
     def _on_manifest(self, manifest: Manifest) -> None:
         self._housekeeper.notify()

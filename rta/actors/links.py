@@ -32,6 +32,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     crash_at: str | None
     run: str = ""
     """A name of this start of the system, which no other start has."""
+    url: str = ""
+    """Where it serves."""
     pid: int
     """The process that holds the system up; everything ends with it."""
 

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ COORDINATOR = "coordinator"
 LOG_HOST = "log"
 CALL_S = 25.0
 FLEET_S = 0.5
+ANSWER_S = 2.0
+MISSES_MAX = 5
 RESTART_S = 0.5
 """Pause before a process that could not start ends, and is started again."""
 logger = logging.getLogger(__name__)
@@ -150,8 +152,9 @@ class CoordinatorActor:
     def scale(self, count: int) -> dict[str, Any]:
         return self._coordinator.scale(count)
 
-    def fleet(self) -> tuple[str, ...]:
-        return self._coordinator.fleet()
+    def fleet(self) -> tuple[int, tuple[str, ...]]:
+        """This process, and the aggregators that are to run."""
+        return os.getpid(), self._coordinator.fleet()
 
     def status(self) -> dict[str, Any]:
         return self._coordinator.status()
@@ -325,6 +328,8 @@ class Fleet:
         self._site = site
         self._data = _encode(site)
         self._actors: dict[str, Any] = {}
+        self._coordinator_pid: int | None = None
+        self._misses = 0
 
     def start(self) -> None:
         """Create the actors; they go on by themselves. `ray.init` has been called."""
@@ -337,9 +342,11 @@ class Fleet:
     def follow(self) -> None:
         """Start the aggregators that the coordinator wants and that are not there, end those that it no longer wants."""
         try:
-            wanted = call("fleet", timeout_s=2.0)
+            self._coordinator_pid, wanted = call("fleet", timeout_s=ANSWER_S)
         except UnavailableError:
+            self._missed()
             return
+        self._misses = 0
         for name in wanted:
             if name not in self._actors:
                 logger.info("%s joins", name)
@@ -347,6 +354,18 @@ class Fleet:
         for name in self._aggregators() - set(wanted):
             logger.info("%s leaves", name)
             self._end(name)
+
+    def _missed(self) -> None:
+        """A coordinator that has answered before and no longer does is ended, so that a successor takes over."""
+        self._misses += 1
+        if self._misses < MISSES_MAX or self._coordinator_pid is None:
+            return
+        pid, self._coordinator_pid, self._misses = self._coordinator_pid, None, 0
+        logger.error(
+            "the coordinator, process %d, has not answered for %.0f s and is ended", pid, MISSES_MAX * ANSWER_S
+        )
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     def _aggregators(self) -> set[str]:
         return set(self._actors) - {COORDINATOR, LOG_HOST}

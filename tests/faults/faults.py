@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Mapping
 
 from tests.faults.plant import Plant
 from tests.services.faulty import Faults
-from tests.system.running import AGGREGATOR, COORDINATOR, INGEST, QUERY, wait_for
+from tests.system.running import AGGREGATOR, COORDINATOR, INGEST, QUERY, Running, wait_for
 
 Fault = Callable[[Plant, float], None]
 """(plant, how long to hold what is held)."""
@@ -81,6 +83,33 @@ def scaled(plant: Plant, hold_s: float) -> None:
         _pause(hold_s / 2)
 
 
+def second_system(plant: Plant, hold_s: float) -> None:
+    """Started by mistake on the same bucket and topics: it is refused, and says by whom the store is used."""
+    first = plant.running
+    settings = json.loads(first.config.read_text())
+    del settings["port"], settings["data_dir"]
+    second = Running(first.folder / "second", environment=first.environment, **settings)
+    started = subprocess.run(
+        second.command("up", "--config", str(second.config)),
+        env=second.environment,
+        cwd=second.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert started.returncode == 1
+    assert f"the store is used by the rta of process {first.process.pid if first.process else 0}" in started.stderr
+
+
+def raylet_killed(plant: Plant, hold_s: float) -> None:
+    """The whole Ray node goes; `rta up` ends, and whoever looks after it starts it again."""
+    plant.running.kill("raylet")
+    assert plant.running.process is not None
+    plant.running.process.wait(timeout=60)
+    plant.running.start()
+
+
 def _ignore(_: object) -> None:
     return
 
@@ -102,4 +131,6 @@ FAULTS: Mapping[str, Fault] = {
     "bucket fails each third": bucket(Faults(every=3)),
     "bucket forgets answers": bucket(Faults(forget=lambda method, path: method == "PUT" and hash(path) % 2 == 0)),
     "scale": scaled,
+    "second system": second_system,
+    "kill the Ray node": raylet_killed,
 }
