@@ -398,7 +398,7 @@ def _run(
             say(f"rta: ready after {time.monotonic() - began:.0f} s at {base_url(settings)} (Ctrl-C stops it)")
             if on_ready is not None:
                 threading.Thread(target=on_ready, args=(base_url(settings),), name="on-ready", daemon=True).start()
-        _hold_up(stop, fleet)
+        _hold_up(stop, fleet, guard, lease)
     finally:
         _stop_system(fleet)
         with suppress(RtaError):
@@ -471,9 +471,19 @@ def _wait_ready(settings: Settings, stop: threading.Event) -> None:
             raise UnavailableError(f"not ready after {READY_S:.0f} s: {reason}", f"see the logs in {LOGS}")
 
 
-def _hold_up(stop: threading.Event, fleet: Fleet | None) -> None:
-    """Until told to stop. What dies is started again by Ray and Serve; aggregators join and leave as `rta scale` says."""
+def _hold_up(stop: threading.Event, fleet: Fleet | None, guard: Guard, lease: Lease) -> None:
+    """Until told to stop. What dies is started again by Ray and Serve; aggregators join and leave as `rta scale` says.
+
+    Only Ray's node itself is started again by nobody: without it, this process ends with 1 for whoever looks after it.
+    """
     while not stop.wait(0.5):
+        lost = guard.node_lost()
+        if lost is not None:
+            say(f"error: Ray's node is gone: {lost}\nhint: start again; nothing that was acknowledged is lost")
+            guard.end_all()
+            with suppress(RtaError):
+                lease.release()
+            os._exit(1)  # Ray's client would wait for its node at an orderly end
         if fleet is not None:
             fleet.follow()
 

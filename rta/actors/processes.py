@@ -8,13 +8,18 @@ agents too, which the kernel does not end with it.
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 150 << 20
+NODE = frozenset({"raylet", "gcs_server"})
+"""The programs of a Ray node that nothing starts again."""
 _GUARD = r"""
 sessions=" "
 while read -r word value; do
@@ -49,6 +54,23 @@ class Guard:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._node: list[subprocess.Popen[bytes]] = []
+
+    def watch_node(self, process: subprocess.Popen[bytes]) -> None:
+        """This is a part of Ray's node: without it nothing goes on."""
+        self._node.append(process)
+
+    def node_lost(self) -> str | None:
+        """Which part of Ray's node has ended; None as long as all run."""
+        ended = next((p for p in self._node if p.poll() is not None), None)
+        return None if ended is None else f"'{_program(ended)}', process {ended.pid}, ended with {ended.returncode}"
+
+    def end_all(self) -> None:
+        """End everything of this run but this process, and return when it is gone."""
+        assert self._shell.stdin is not None
+        with suppress(BrokenPipeError):
+            self._shell.stdin.close()
+        self._shell.wait()
 
     def watch_session(self, pid: int) -> None:
         """What runs in the session of this process is of the run, mark or not: a changed title may hide the mark."""
@@ -66,6 +88,12 @@ class Guard:
             self._shell.stdin.flush()
         except BrokenPipeError:
             logger.warning("the guard of this run has ended; if this process is killed, others may outlive it")
+
+
+def _program(process: subprocess.Popen[bytes]) -> str:
+    arguments = process.args
+    first = arguments if isinstance(arguments, (str, bytes, PathLike)) else next(iter(arguments), "")
+    return Path(os.fsdecode(first)).name
 
 
 def start_ray(namespace: str, guard: Guard) -> None:
@@ -117,6 +145,8 @@ def _own_session(guard: Guard) -> Iterator[None]:
     def start(*arguments: Any, **options: Any) -> Any:
         process = popen(*arguments, start_new_session=True, **options)
         guard.watch_session(process.pid)
+        if _program(process) in NODE:
+            guard.watch_node(process)
         return process
 
     services.ConsolePopen = start

@@ -9,6 +9,8 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping
 
+import psutil
+
 from tests.faults.plant import Plant
 from tests.services.faulty import Faults
 from tests.system.running import AGGREGATOR, COORDINATOR, INGEST, QUERY, Running, wait_for
@@ -104,9 +106,11 @@ def second_system(plant: Plant, hold_s: float) -> None:
 
 def raylet_killed(plant: Plant, hold_s: float) -> None:
     """The whole Ray node goes; `rta up` ends, and whoever looks after it starts it again."""
-    plant.running.kill("raylet")
-    assert plant.running.process is not None
-    plant.running.process.wait(timeout=60)
+    process = plant.running.process
+    assert process is not None
+    [raylet] = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name() == "raylet"]
+    raylet.kill()
+    assert process.wait(timeout=90) != 0
     plant.running.start()
 
 
