@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench sim clean
+.PHONY: help setup demo test lint format bench sim faults services clean
 
 help:
 	@echo "make setup   install rta and what it needs into $(VENV)"
@@ -17,6 +17,8 @@ help:
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   measure this machine; BENCH='edge http' picks some"
 	@echo "make sim     10,000 simulated schedules of crashes and zombies; SIM='--seed 7 --schedules 1' for one"
+	@echo "make faults  half an hour of real faults on a real Kafka and bucket; FAULTS='--minutes 5 --seed 7'"
+	@echo "make services fetch what the tests run against: Kafka's jars, versitygw; says what else is missing"
 	@echo "make clean   remove $(VENV), caches and build output; data folders stay"
 
 setup: $(STAMP)
@@ -41,7 +43,7 @@ endif
 demo: setup
 	$(BIN)/rta demo
 
-test: setup
+test: setup services
 	$(BIN)/python -m pytest
 
 lint: setup
@@ -59,6 +61,12 @@ bench: setup
 
 sim: setup
 	POLARS_MAX_THREADS=1 $(BIN)/python -m tests.sim $(SIM)
+
+faults: setup services
+	$(BIN)/python -m tests.faults $(FAULTS)
+
+services: setup
+	@$(BIN)/python -m tests.services
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

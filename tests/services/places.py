@@ -36,9 +36,9 @@ def program(name: str, hint: str) -> str:
     return found
 
 
-def run(command: list[str], doing: str) -> None:
+def run(command: list[str], doing: str, environment: dict[str, str] | None = None) -> None:
     """Run to the end. Raises MissingServiceError with what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise MissingServiceError(f"{doing} failed: {(done.stdout + done.stderr)[-1500:]}")
 

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.services.places import free_port, installing, listens, program
+from tests.services.places import free_port, installing, listens, program, run
 
 VERSION = "v1.8.0"
 SOURCE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
@@ -30,8 +30,7 @@ def versitygw() -> str:
         if not built.exists():
             go = program("go", "install Go 1.24 or newer, or put versitygw on the PATH")
             environment = {**os.environ, "GOBIN": str(built.parent), "GOFLAGS": "-trimpath"}
-            done = subprocess.run([go, "install", SOURCE], capture_output=True, text=True, check=False, env=environment)
-            assert done.returncode == 0, f"building versitygw failed: {done.stderr[-1500:]}"
+            run([go, "install", SOURCE], "building versitygw", environment)
     return str(built)
 
 
