@@ -100,6 +100,13 @@ def _add_asking(words: Words) -> None:
     _add_url(sub)
     sub.add_argument("--aggregators", type=int, required=True, metavar="N", help="how many")
     sub.add_argument("--json", action="store_true", help="print JSON")
+    text = "go on behind a gap in the log that has stopped a datasource"
+    sub = words.add_parser("resume", help=text, description=text)
+    sub.set_defaults(command=resume)
+    _add_url(sub)
+    sub.add_argument("--datasource", required=True, help="which")
+    sub.add_argument("--accept-loss", action="store_true", help="give up what the gap held; without, it is only said")
+    sub.add_argument("--json", action="store_true", help="print JSON")
     sub = words.add_parser("query", help="ask a question in the form of POST /v1/query")
     sub.set_defaults(command=query)
     _add_url(sub)
@@ -225,6 +232,21 @@ def scale(options: argparse.Namespace) -> int:
         _print_json(scaled)
     else:
         note(f"{len(scaled['aggregators'])} aggregators take part, before there were {len(scaled['before'])}")
+    return DONE
+
+
+def resume(options: argparse.Namespace) -> int:
+    from rta.client import Client
+    from rta.terminal import note
+
+    with Client(_url(options), retry_s=0) as client:
+        found = client.resume(options.datasource, options.accept_loss)
+    if options.json:
+        _print_json(found)
+    elif not found["gaps"]:
+        note(f"the log of '{options.datasource}' has no gap")
+    else:
+        note(f"'{options.datasource}' goes on behind gaps in {len(found['gaps'])} partitions; the ledger keeps them")
     return DONE
 
 

@@ -200,6 +200,11 @@ class Client:
     def status(self) -> dict[str, Any]:
         return self._document("GET", "/v1/status")
 
+    def resume(self, datasource: str, accept_loss: bool = False) -> dict[str, Any]:
+        """Go on behind a gap in the log that has stopped a datasource. Raises an error that says what is lost unless accepted."""
+        params = {"accept_loss": "true"} if accept_loss else None
+        return self._document("POST", f"/v1/datasources/{datasource}/resume", params=params)
+
     def scale(self, aggregators: int) -> dict[str, Any]:
         """Let so many aggregators take part from now on; who does, and who did before."""
         return self._document("POST", "/v1/scale", {"aggregators": aggregators})

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from rta.actors.committer import Committer
 from rta.actors.crash import CrashPoints
 from rta.actors.housekeeper import Housekeeper
@@ -25,7 +27,7 @@ from rta.errors import BadRequestError, FencedError, RtaError, UnavailableError
 from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin
 from rta.store.catalog import Catalog
-from rta.store.commit import genesis, next_manifest
+from rta.store.commit import gaps, genesis, next_manifest, resumed
 from rta.store.lease import RENEW_S, Lease
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest, Part
@@ -161,6 +163,28 @@ class Coordinator:
         self._spread.set()
         self.reconcile()
         return {"aggregators": list(fleet), "before": list(before), "assignment": self._ownership.number}
+
+    def resume(self, name: str, accept_loss: bool) -> dict[str, Any]:
+        """Go on behind what the log has lost of a datasource, if `accept_loss`; what that is, in any case.
+
+        A topic that is gone is made again. Raises NotFoundError.
+        """
+        datasource = self._catalog.get(name)
+        manifests = ManifestLog(self._store, datasource.folder)
+        newest = manifests.newest()
+        if newest is None:
+            raise UnavailableError(f"datasource '{name}' has no manifest yet", "it is being created")
+        with self._reconciling:
+            states = self._log.create(datasource.folder, datasource.partitions)
+        found = gaps(newest, states, _now_ms())
+        if found and accept_loss:
+            outcome = manifests.put(resumed(newest, found, self._ownership.generation, _now_ms()))
+            if not outcome.done:
+                raise UnavailableError(f"'{name}' was committed to meanwhile", "ask again")
+            logger.warning("gaps in the log of %s were accepted: %s", name, found)
+            self._housekeeper.notify()
+        described = [{**msgspec.to_builtins(gap), "records": gap.records} for gap in found]
+        return {"datasource": name, "gaps": described, "resumed": bool(found and accept_loss)}
 
     def _ensure(self, datasource: Datasource) -> None:
         """A topic and a first manifest, whichever of them is missing; for one that is there, a fence.

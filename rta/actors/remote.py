@@ -152,6 +152,9 @@ class CoordinatorActor:
     def scale(self, count: int) -> dict[str, Any]:
         return self._coordinator.scale(count)
 
+    def resume(self, name: str, accept_loss: bool) -> dict[str, Any]:
+        return self._coordinator.resume(name, accept_loss)
+
     def fleet(self) -> tuple[int, tuple[str, ...]]:
         """This process, and the aggregators that are to run."""
         return os.getpid(), self._coordinator.fleet()

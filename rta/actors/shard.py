@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import polars as pl
@@ -19,7 +20,7 @@ import polars as pl
 from rta.actors.commit_queue import CommitPorts, CommitQueue, EpochEnded, Listener
 from rta.actors.crash import CrashPoints
 from rta.actors.links import CoordinatorLink, Site
-from rta.actors.load import Load, LoadSpec, check_incarnation, id_run, load_newest, log_states
+from rta.actors.load import GAP_HINT, Load, LoadSpec, check_incarnation, id_run, load_newest, log_states
 from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
 from rta.actors.segments import HotSegments
 from rta.errors import LogGapError, NotFoundError, RtaError, UnavailableError
@@ -37,6 +38,8 @@ WAIT_MS = 250
 STEP_S_MIN = 0.005
 """Least time between two folds: small arrivals gather, so that a fold's fixed cost is paid at most 200 times a second."""
 LOOK_S = 1.0
+ALARM_LOOK_S = 1.0
+RESCUE_S = 10.0
 AWAY_S = 0.25
 """Pause between two tries while the log is out of reach."""
 CHUNKS_MAX = 4096
@@ -131,16 +134,29 @@ class Shard:
     def _live_on(self) -> None:
         while not self._stop.is_set():
             try:
-                self._live(self._begin())
+                life = self._begin()
+                self.alarm = None
+                self._live(life)
             except LogGapError as error:
+                # Only a person can go on from here (`rta resume`); a manifest then says where.
+                if self.alarm is None:
+                    logger.error("%s stopped: %s", self.spec.datasource.name, error)
+                    self._rescue(self._life)
                 self.alarm = str(error)
-                logger.error("%s stopped: %s", self.spec.datasource.name, error)
-                return
+                self._stop.wait(ALARM_LOOK_S)
             except RtaError as error:
                 if error.retry_after_s is None:
                     raise
                 self._note(str(error))
                 self._stop.wait(0.25)
+
+    def _rescue(self, life: _Life | None) -> None:
+        """Commit what has been folded of a log that can't be read on: it was read when it was there."""
+        if life is None or self._reload_reason is not None:
+            return
+        with suppress(LogGapError):
+            self._end_epoch(life)
+        life.queue.drain(RESCUE_S)
 
     def _begin(self) -> _Life:
         if self._life is not None:
@@ -171,6 +187,7 @@ class Shard:
                 records = self._arrived(offsets)
             except LogGapError as error:
                 # Others committed what this load was still to fold, and it was trimmed: their manifest says where to go on.
+                self._rescue(life)
                 self._lost(str(error))
                 continue
             if records:
@@ -204,6 +221,10 @@ class Shard:
             self._out_of_reach(error)
             self._stop.wait(AWAY_S)
             return []
+        except NotFoundError as error:
+            raise LogGapError(
+                f"the topic of '{self.spec.datasource.name}' is gone: {error.message}", GAP_HINT
+            ) from error
 
     def _out_of_reach(self, error: UnavailableError) -> None:
         self._caught_up = False

@@ -110,6 +110,26 @@ def _add_datasources(router: APIRouter, definitions: Definitions, control: Contr
         await definitions.delete(name)
         return json_answer({"deleted": name})
 
+    @router.post(
+        "/v1/datasources/{name}/resume",
+        tags=["datasources"],
+        responses=declared(200, 400, 403, 404, 503, model=documents.Resumed) | _loss_response(),
+    )
+    async def resume_datasource(name: str, accept_loss: bool = False) -> Response:
+        """Go on behind a gap in the log that has stopped a datasource. Without `accept_loss` it only says what is lost."""
+        found = await control.resume(name, accept_loss)
+        if found["resumed"] or not found["gaps"]:
+            return json_answer(found)
+        error = ConfirmationNeededError(
+            f"the log of '{name}' has gaps in {len(found['gaps'])} partitions; going on gives up what they held",
+            f"to do it: rta resume --datasource {name} --accept-loss",
+        )
+        return json_answer({**wire_document(error), **found}, error.status)
+
+
+def _loss_response() -> dict[int | str, dict[str, Any]]:
+    return {409: {"model": documents.Resumed, "description": "Not confirmed: nothing was given up"}}
+
 
 def _removal_response() -> dict[int | str, dict[str, Any]]:
     return {409: {"model": documents.RemovalDocument, "description": "Not confirmed: nothing was removed"}}

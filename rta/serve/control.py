@@ -45,6 +45,10 @@ class RemoteControl:
         found: dict[str, Any] = await call_async("scale", aggregators)
         return found
 
+    async def resume(self, datasource: str, accept_loss: bool) -> dict[str, Any]:
+        found: dict[str, Any] = await call_async("resume", datasource, accept_loss)
+        return found
+
     async def removal(self, datasource: Datasource) -> dict[str, Any]:
         found: dict[str, Any] = await call_async("removal", datasource.folder)
         return found

@@ -241,6 +241,14 @@ class Scaled(_Document):
     assignment: int
 
 
+class Resumed(_Document):
+    """What the log has lost, and whether it was gone on behind it."""
+
+    datasource: str
+    gaps: list[dict[str, Any]]
+    resumed: bool
+
+
 class LedgerDocument(_Open):
     """What was accepted, logged, folded and committed, and whether it adds up."""
 

@@ -197,12 +197,15 @@ class HotState:
 
     def _assemble(self, manifest: Manifest) -> Moment | None:
         ends = {e.partition: e.to_offset for e in manifest.partitions}
-        floor = {} if self.moment is None else self.moment.offsets
+        logs = {e.partition: e.log_incarnation for e in manifest.partitions}
+        floor = self._floor(logs)
         offsets = dict(ends)
         uses: list[SegmentUse] = []
         taken: set[int] = set()
         chosen: set[str] = set()
         for load in sorted(self._loads, key=lambda x: -x.arrived):
+            if any(logs.get(p) != incarnation for p, incarnation in load.incarnations.items()):
+                continue
             segments = load.beyond(ends)
             if segments is None or load.partitions & taken:
                 continue
@@ -216,6 +219,13 @@ class HotState:
         if any(offsets[p] < low for p, low in floor.items()):
             return None
         return Moment(manifest, offsets, tuple(uses), frozenset(chosen))
+
+    def _floor(self, logs: Mapping[int, str]) -> dict[int, int]:
+        """Below which a view would be a step back; offsets of another log under the same name do not compare."""
+        if self.moment is None:
+            return {}
+        shown = {e.partition: e.log_incarnation for e in self.moment.manifest.partitions}
+        return {p: offset for p, offset in self.moment.offsets.items() if shown.get(p) == logs.get(p)}
 
     def _forget(self, moment: Moment) -> None:
         """Drop what the published moment will never need again."""

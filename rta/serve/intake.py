@@ -32,6 +32,7 @@ Incarnations = Callable[[str], Awaitable[dict[int, str]]]
 DIRECT_BYTES = 256 << 10
 """A body of so many bytes is a batch of its own: gathering would gain nothing and make the others wait for it."""
 FOLDERS_MAX = 4_096
+INCARNATIONS_MS = 2_000
 Value = TypeVar("Value")
 
 
@@ -103,7 +104,7 @@ class Intake:
         self._edge = edge
         self._clock_ms = clock_ms
         self._incarnations = incarnations
-        self._known_incarnations: dict[str, dict[int, str]] = {}
+        self._known_incarnations: dict[str, tuple[dict[int, str], int]] = {}
         self._sequences: dict[str, dict[int, int]] = {}
         self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="rta-decode")
         self._gathered: Coalescer[Body, Appended] = Coalescer(self._process, limits.gather)
@@ -204,13 +205,23 @@ class Intake:
         return Position(folder, offsets).encode()
 
     async def _incarnations_of(self, folder: str) -> dict[int, str]:
-        known = self._known_incarnations.get(folder)
-        if known is None:
-            known = await self._incarnations(folder)
+        """What the positions that senders get are said in; looked up again now and then, since a log may be made anew."""
+        now_ms = self._clock_ms()
+        known, looked_ms = self._known_incarnations.get(folder, (None, 0))
+        if known is None or now_ms - looked_ms > INCARNATIONS_MS:
+            known = await self._looked_up(folder, known)
             if len(self._known_incarnations) >= FOLDERS_MAX:
                 self._known_incarnations.clear()
-            self._known_incarnations[folder] = known
+            self._known_incarnations[folder] = (known, now_ms)
         return known
+
+    async def _looked_up(self, folder: str, known: dict[int, str] | None) -> dict[int, str]:
+        try:
+            return await self._incarnations(folder)
+        except UnavailableError:
+            if known is None:
+                raise
+            return known
 
     def _record(self, datasource: Datasource, part: _Part) -> Outgoing:
         """Numbers are given on the event loop, in the order in which appends are handed to the writer."""

@@ -120,6 +120,10 @@ class Control(Protocol):
         """So many aggregators from now on. Raises BadRequestError."""
         ...
 
+    async def resume(self, datasource: str, accept_loss: bool) -> dict[str, Any]:
+        """What the log has lost of a datasource, and, if `accept_loss`, going on behind it."""
+        ...
+
     async def removal(self, datasource: Datasource) -> dict[str, Any]:
         """What a DELETE of the datasource would remove: rows, files, bytes per table, and the log."""
         ...

@@ -23,7 +23,7 @@ from rta.events.schemas import ID_HI, ID_LO, Datasource
 from rta.store import layout
 from rta.store.commit import WORD
 from rta.store.manifests import ManifestLog
-from rta.store.model import LedgerLine, Manifest, PartitionEntry
+from rta.store.model import Gap, LedgerLine, Manifest, PartitionEntry
 from rta.store.objects import ObjectStore
 from rta.store.parquet import read_one
 from rta.store.tables import EVENTS
@@ -62,6 +62,7 @@ class AuditState(msgspec.Struct):
     lost: int = 0
     duplicated: int = 0
     mismatches: list[Mismatch] = msgspec.field(default_factory=list)
+    gaps: list[Gap] = msgspec.field(default_factory=list)
 
     @property
     def committed(self) -> int:
@@ -145,6 +146,7 @@ class Audit:
             _note(
                 state, Mismatch(manifest.number, partition, manifest.created_ms, "committed", 0, stray.committed), False
             )
+        state.gaps.extend(manifest.gaps)
         state.through = manifest.number
 
     def _count(self, manifest: Manifest) -> dict[int, Tally]:

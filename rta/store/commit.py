@@ -20,6 +20,7 @@ from rta.store import layout
 from rta.store.model import (
     GENESIS,
     Assignment,
+    Gap,
     LedgerLine,
     Manifest,
     Part,
@@ -249,6 +250,45 @@ def next_manifest(previous: Manifest, parts: Sequence[Part], coordinator: int, n
         files=tuple(chain.from_iterable(part.files for part in parts)),
         ledger=ledger,
     )
+
+
+def gaps(previous: Manifest, states: Mapping[int, PartitionState], now_ms: int) -> tuple[Gap, ...]:
+    """Where the log does not go on as the manifest ends: other incarnations, begins behind it, ends before it."""
+    found = []
+    for entry in previous.partitions:
+        state = states[entry.partition]
+        same = state.incarnation == entry.log_incarnation
+        to_offset = min(max(entry.to_offset, state.start), state.end) if same else state.start
+        if not same or to_offset != entry.to_offset:
+            found.append(
+                Gap(
+                    partition=entry.partition,
+                    from_incarnation=entry.log_incarnation,
+                    from_offset=entry.to_offset,
+                    to_incarnation=state.incarnation,
+                    to_offset=to_offset,
+                    accepted_ms=now_ms,
+                )
+            )
+    return tuple(found)
+
+
+def resumed(previous: Manifest, accepted: Sequence[Gap], coordinator: int, now_ms: int) -> Manifest:
+    """The manifest after `previous` that goes on behind the gaps: same state, other place in the log.
+
+    The one manifest whose entries may leave a stretch of the log out, because a person has said so. Raises FencedError.
+    """
+    by_partition = {gap.partition: gap for gap in accepted}
+    following = next_manifest(previous, [], coordinator, now_ms)
+    entries = tuple(
+        entry
+        if (gap := by_partition.get(entry.partition)) is None
+        else msgspec.structs.replace(
+            entry, log_incarnation=gap.to_incarnation, from_offset=gap.to_offset, to_offset=gap.to_offset
+        )
+        for entry in following.partitions
+    )
+    return msgspec.structs.replace(following, partitions=entries, gaps=tuple(accepted))
 
 
 def _entry(

@@ -129,6 +129,10 @@ def _document(
         "buffered": stages.buffered,
         "duplicates_dropped": stages.dropped,
         "rejected": stages.rejected,
+        "gaps": [
+            {**msgspec.to_builtins(gap), "records": gap.records, "accepted": _iso(gap.accepted_ms)}
+            for gap in audit.gaps
+        ],
         "mismatches": [{**msgspec.to_builtins(m), "minute": _iso(m.minute_ms)} for m in mismatches],
     }
 

@@ -119,6 +119,26 @@ class PartitionEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The eight counts are totals since the partition's beginning."""
 
 
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of a partition's log that was lost, and that somebody has accepted as lost.
+
+    `records` is how many offsets it spans; None where another log, `to_incarnation`, stands under the same name, so that
+    nobody knows how far the old one went.
+    """
+
+    partition: int
+    from_incarnation: str
+    from_offset: int
+    to_incarnation: str
+    to_offset: int
+    accepted_ms: int
+
+    @property
+    def records(self) -> int | None:
+        same = self.from_incarnation == self.to_incarnation
+        return abs(self.to_offset - self.from_offset) if same else None
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Epoch manifest `number` of a datasource: the commit point."""
 
@@ -134,6 +154,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of the parts that this manifest took."""
     files: tuple[FileRef, ...]
     ledger: tuple[LedgerLine, ...]
+    gaps: tuple[Gap, ...] = ()
+    """What of the log was given up with this manifest, and never by itself."""
     format: int = 1
 
     def encode(self) -> bytes:

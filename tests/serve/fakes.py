@@ -182,6 +182,10 @@ class FakeControl:
             raise BadRequestError(f"{aggregators} aggregators are asked for; there can be 1 to 8")
         return {"aggregators": [f"aggregator-{k}" for k in range(aggregators)], "before": [], "assignment": 3}
 
+    async def resume(self, datasource: str, accept_loss: bool) -> dict[str, Any]:
+        await self._meet()
+        return {"datasource": datasource, "gaps": [{"partition": 1, "records": 7}], "resumed": accept_loss}
+
     async def removal(self, datasource: Datasource) -> dict[str, Any]:
         await self._meet()
         return {"events": {"rows": 5, "files": 1, "bytes": 900}, "log": {"bytes": 77}}
