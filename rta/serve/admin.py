@@ -43,6 +43,7 @@ def admin_router(definitions: Definitions, control: Control, registry: Registry)
     """The endpoints, over the ports."""
     router = APIRouter()
     _add_datasources(router, definitions, control)
+    _add_resume(router, control)
     _add_reports(router, control)
     _add_health(router, control)
     _add_metrics(router, control, registry)
@@ -110,6 +111,8 @@ def _add_datasources(router: APIRouter, definitions: Definitions, control: Contr
         await definitions.delete(name)
         return json_answer({"deleted": name})
 
+
+def _add_resume(router: APIRouter, control: Control) -> None:
     @router.post(
         "/v1/datasources/{name}/resume",
         tags=["datasources"],
@@ -128,7 +131,7 @@ def _add_datasources(router: APIRouter, definitions: Definitions, control: Contr
 
 
 def _loss_response() -> dict[int | str, dict[str, Any]]:
-    return {409: {"model": documents.Resumed, "description": "Not confirmed: nothing was given up"}}
+    return {409: {"model": documents.LossDocument, "description": "Not confirmed: nothing was given up"}}
 
 
 def _removal_response() -> dict[int | str, dict[str, Any]]:

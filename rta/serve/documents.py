@@ -249,6 +249,12 @@ class Resumed(_Document):
     resumed: bool
 
 
+class LossDocument(_Open):
+    """What going on would give up. Nothing was."""
+
+    gaps: list[dict[str, Any]]
+
+
 class LedgerDocument(_Open):
     """What was accepted, logged, folded and committed, and whether it adds up."""
 
