@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import random
 import shutil
 import socket
 import subprocess
@@ -44,10 +45,17 @@ def run(command: list[str], doing: str, environment: dict[str, str] | None = Non
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, below the range from which the kernel draws those of outgoing connections."""
+    draw = random.SystemRandom()
+    while True:
+        port = draw.randrange(11_000, 19_900)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def listens(port: int) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,18 +18,14 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.services.places import free_port
+
 READY_S = 240.0
 AGGREGATOR = "ray::AggregatorActor"
 COORDINATOR = "ray::CoordinatorActor"
 LOG_HOST = "ray::LogHost"
 INGEST = "ray::ServeReplica:ingest"
 QUERY = "ray::ServeReplica:query"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
@@ -154,12 +149,17 @@ class Running:
 
     def wait_committed(self, datasource: str, events: int, timeout_s: float = 90.0) -> dict[str, Any]:
         """Until the ledger has this many events committed; the ledger."""
-        wait_for(
-            lambda: self.ledger(datasource)["stages"]["committed"] >= events,
-            f"{events} events of '{datasource}' are committed",
-            timeout_s,
-        )
-        return self.ledger(datasource)
+        found: list[dict[str, Any]] = []
+
+        def committed() -> bool:
+            """The coordinator may be on its way up."""
+            answer = self.http.get("/v1/ledger", params={"datasource": datasource})
+            if answer.status_code == 200:
+                found[:] = [answer.json()]
+            return bool(found) and found[0]["stages"]["committed"] >= events
+
+        wait_for(committed, f"{events} events of '{datasource}' are committed", timeout_s)
+        return found[0]
 
 
 @dataclass

@@ -116,8 +116,8 @@ class Producer:
 
     async def _look_up(self, topic: str, settled: Callable[[frozenset[int] | RtaError], None]) -> None:
         try:
-            await self._session.connected()
-            settled(frozenset((await self._session.known_topic(topic)).leaders))
+            await self._session.patiently(self._session.connected)
+            settled(frozenset((await self._session.patiently(self._session.known_topic, topic)).leaders))
         except RtaError as error:
             settled(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits is told

@@ -22,6 +22,7 @@ from rta.log.kafka.settings import RECORD_BYTES_MAX, KafkaSettings
 
 T = TypeVar("T")
 RESPONSE_BYTES_MAX = 2 * RECORD_BYTES_MAX + (64 << 20)
+IN_FLIGHT_MAX = 64
 METADATA_VERSION_MIN = 12
 """Topic ids: Kafka 2.8 and newer."""
 _DISCONNECTED = (kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError)
@@ -53,6 +54,7 @@ class Session:
             self._net,
             **options,
             receive_message_max_bytes=RESPONSE_BYTES_MAX,
+            max_in_flight_requests_per_connection=IN_FLIGHT_MAX,
             request_timeout_ms=settings.request_ms,
             socket_connection_setup_timeout_ms=settings.request_ms,
         )
@@ -166,6 +168,17 @@ class Session:
         """Raises a KafkaError when no broker answers."""
         if not self._manager.bootstrapped:
             await self._manager.bootstrap_async(self.settings.request_ms)
+
+    async def patiently(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Do it again while no broker can be asked, for as long as a request may take. In the loop."""
+        deadline = time.monotonic() + self.settings.request_ms / 1000
+        while True:
+            try:
+                return await work(*arguments)
+            except _DISCONNECTED:
+                if time.monotonic() > deadline:
+                    raise
+            await self.sleep(0.05)
 
     async def known_topic(self, name: str) -> Topic:
         """`topic`, in the loop."""

@@ -27,6 +27,7 @@ class KafkaWriter:
         self._settings = settings
         self._producer = Producer(settings)
         self._partitions: dict[str, frozenset[int]] = {}
+        self._looking: dict[str, asyncio.Future[frozenset[int]]] = {}
         self._pending_bytes = 0
 
     async def append(self, topic: str, records: Sequence[Outgoing]) -> dict[int, int]:
@@ -66,16 +67,24 @@ class KafkaWriter:
         """Raises NotFoundError before anything is sent."""
         known = self._partitions.get(topic)
         if known is None:
-            loop = asyncio.get_running_loop()
-            found: asyncio.Future[frozenset[int]] = loop.create_future()
-
-            def tell(outcome: frozenset[int] | RtaError) -> None:
-                loop.call_soon_threadsafe(_settle, found, outcome)
-
-            self._producer.look_up(topic, tell)
-            known = self._partitions[topic] = await found
+            looking = self._looking.get(topic)
+            if looking is None:
+                looking = self._looking[topic] = asyncio.ensure_future(self._look_up(topic))
+                looking.add_done_callback(lambda _: self._looking.pop(topic, None))
+            known = await asyncio.shield(looking)
         if missing := sorted(wanted - known):
             raise NotFoundError(f"topic '{topic}' has no partition {missing[0]} at {self._settings.name}")
+
+    async def _look_up(self, topic: str) -> frozenset[int]:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[frozenset[int]] = loop.create_future()
+
+        def tell(outcome: frozenset[int] | RtaError) -> None:
+            loop.call_soon_threadsafe(_settle, found, outcome)
+
+        self._producer.look_up(topic, tell)
+        known = self._partitions[topic] = await found
+        return known
 
     def _checked_size(self, records: Sequence[Outgoing]) -> int:
         """Bytes of the payloads. Raises TooLargeError, or UnavailableError when too much is on its way already."""
