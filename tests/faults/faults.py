@@ -80,8 +80,7 @@ def bucket(faults: Faults) -> Fault:
 def scaled(plant: Plant, hold_s: float) -> None:
     """2 → 4 → 1 → 2 aggregators."""
     for count in (4, 1, 2):
-        answer = plant.running.http.post("/v1/scale", json={"aggregators": count})
-        assert answer.status_code == 200, answer.text
+        plant.until_answered("/v1/scale", {"aggregators": count})
         _pause(hold_s / 2)
 
 

@@ -90,6 +90,16 @@ class Plant:
         wait_for(lambda: self._complete(question), "a complete answer has the newest events", RECOVERY_S_MAX)
         return time.monotonic() - began
 
+    def until_answered(self, path: str, body: Mapping[str, object]) -> None:
+        """Ask again for as long as the answer is that something is being restarted."""
+
+        def answered() -> bool:
+            answer = self.running.http.post(path, json=body)
+            assert answer.status_code in (200, 503), answer.text
+            return answer.status_code == 200
+
+        wait_for(answered, f"an answer to {path} {body}", RECOVERY_S_MAX)
+
     def _complete(self, question: Mapping[str, object]) -> bool:
         try:
             answer = self.running.http.post("/v1/query", json=question)
