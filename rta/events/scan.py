@@ -30,7 +30,7 @@ from rta.events.frames import (
     other_frame,
 )
 from rta.events.simd import PADDING, Bytes, as_int, copy, inlined, kernel
-from rta.events.tokens import ESCAPED, NULL, skip_space, skip_string, skip_value
+from rta.events.tokens import ESCAPED, NULL, skip_any, skip_short, skip_space, skip_string
 from rta.events.trie import Trie, find_child, name_hash
 
 LEVELS_MAX = 32
@@ -148,7 +148,7 @@ def take_value(buf: Bytes, pos: int, depth: int, cells: npt.NDArray[np.int32], s
     """Note the declared value at `pos`; a repeated one is negative."""
     if cells[KINDS, slot, row] != 0:
         return ~pos
-    end, kind = skip_value(buf, pos, depth)
+    end, kind = skip_any(buf, pos, depth)
     if end < 0:
         return end
     quote = 1 if kind <= ESCAPED else 0
@@ -163,7 +163,9 @@ def take_member(buf: Bytes, pos: int, level: int, walk: Walk) -> tuple[int, bool
     """Read the member at `pos`: behind it and False, or behind the bracket of a declared object and True."""
     if buf[pos] != _QUOTE:
         return ~pos, False
-    name_end, kind = skip_string(buf, pos)
+    name_end, kind = skip_short(buf, pos), as_int(0)
+    if name_end < 0:
+        name_end, kind = skip_string(buf, pos)
     if name_end < 0 or kind == ESCAPED:
         return (name_end if name_end < 0 else ~pos), False
     colon = skip_space(buf, name_end)
@@ -187,7 +189,7 @@ def take_member(buf: Bytes, pos: int, level: int, walk: Walk) -> tuple[int, bool
             return value + 1, True
     elif state[_SKIPS] == 0 and repeated_name(h, state[_LEVELS + 3 * level + 2], state, walk.seen):
         return ~pos, False
-    end, kind = skip_value(buf, value, level + 1)
+    end, kind = skip_any(buf, value, level + 1)
     if end >= 0 and kind != NULL and state[_SKIPS] == 0:
         state[_REST] = keep_member(buf, walk.rest, state[_REST], (pos, name_end), (value, end))
     return end, False
