@@ -165,9 +165,10 @@ class Fold:
         kept = self._unwritten.rejected
         if kept is None or not found:
             return REJECTED_SCHEMA.empty_table()
-        # Combining copies: a slice would hold on to all that it was cut from.
-        rejected = pa.concat_tables([fit(rows, REJECTED_SCHEMA) for _, rows in found]).combine_chunks()
         counts = [rows.num_rows for _, rows in found]
+        together = pa.concat_tables([fit(rows, REJECTED_SCHEMA) for _, rows in found])
+        # Taking copies: a slice would hold on to all that it was cut from.
+        rejected = together.take(pa.array(np.arange(sum(counts)))).combine_chunks()
         kept.add(rejected, np.repeat(np.array([partition for partition, _ in found], np.int32), counts))
         self._rejected_bytes += rejected.nbytes
         return rejected
