@@ -42,6 +42,8 @@ RESCUE_S = 10.0
 AWAY_S = 0.25
 """Pause between two tries while the log is out of reach."""
 CHUNKS_MAX = 4096
+REJECTED_BYTES = 32 << 20
+"""Rejected rows, which hold whole events, end an epoch as early as its events do."""
 OVERFULL = 2
 """An epoch may grow to so many times its usual size while the one before is still being written."""
 RELOADS_KEPT = 20
@@ -266,13 +268,17 @@ class Shard:
         self._duplicates += increment.duplicates
 
     def _due(self, life: _Life, age_s: float) -> bool:
-        fold: Fold = life.load.fold
-        full = fold.events_in_epoch >= self._site.epoch_events or len(life.segments.open.chunks) >= CHUNKS_MAX
+        full = self._filled(life) >= 1 or len(life.segments.open.chunks) >= CHUNKS_MAX
         return full or age_s * 1000 >= self._site.epoch_ms
 
     def _overfull(self, life: _Life) -> bool:
         """The fold has to wait for what it ended before: the commits do not keep up."""
-        return life.load.fold.events_in_epoch >= OVERFULL * self._site.epoch_events
+        return self._filled(life) >= OVERFULL
+
+    def _filled(self, life: _Life) -> float:
+        """How full the open epoch is; 1 is its usual size."""
+        fold: Fold = life.load.fold
+        return max(fold.events_in_epoch / self._site.epoch_events, fold.rejected_bytes_in_epoch / REJECTED_BYTES)
 
     def _end_epoch(self, life: _Life) -> None:
         if not life.segments.open.chunks:

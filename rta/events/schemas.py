@@ -13,6 +13,8 @@ Stored columns of the raw table, in this order:
 
 Stored columns of a rollup table: `__time` (the bucket's start), the dimensions, then per metric the columns that
 `MetricSpec.stored()` names. 64-bit hashes are kept as int64, because Delta has no unsigned type.
+
+The table of rejected events is the same for every datasource: `REJECTED_SCHEMA`.
 """
 
 from __future__ import annotations
@@ -39,6 +41,25 @@ DIMENSIONS_MAX = 32
 ITEMS_MAX = 1024
 """Plain items a quantile or uniques row keeps before it becomes a sketch."""
 TIMESTAMP = pa.timestamp("ms", tz="UTC")
+EVENTS = "events"
+"""The table of raw events, and `REJECTED` of rejected ones: of single rows, not of buckets."""
+REJECTED = "rejected"
+REJECTED_EVENT_BYTES_MAX = 64 * 1024
+"""So much of a rejected event's text is kept; whoever rejects it cuts it."""
+REJECTED_SCHEMA = pa.schema(
+    [
+        pa.field(TIME, TIMESTAMP, nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("event", pa.string()),
+        pa.field("event_id", pa.string()),
+        pa.field("topic", pa.string()),
+        pa.field("partition", pa.int32()),
+        pa.field("offset", pa.int64()),
+    ]
+)
+"""Rejected events: `__time` is when the log took them, `reason` a `Reason`, `event` the text as it came, `event_id` its
+id where one could be read; the rest is where it stands in the log, null where it never came into one."""
 
 
 REJECTED_SCHEMA = pa.schema(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from rta.events.schemas import REST, TIME, ColumnType
+from rta.events.schemas import TIME, ColumnType
 from rta.query import cursor as cursors
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.cursor import Cursor, SortKey
@@ -56,8 +56,8 @@ def stored_columns(plan: Plan) -> list[str]:
     """The stored columns that the page's rows need."""
     wanted = [*plan.columns, *(k.column for k in cursors.sort_keys(plan))]
     if "*" in plan.query.select:
-        wanted += [c.name for c in plan.datasource.columns]
-        wanted.append(REST)
+        wanted += [c.name for c in plan.shape.columns]
+        wanted += [plan.shape.rest] if plan.shape.rest else []
     return list(dict.fromkeys(wanted))
 
 
@@ -130,15 +130,16 @@ def _shown(page: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, dict[str, str]
     for name in plan.query.select:
         if name == "*":
             everything = [("time", TIME, ColumnType.TIMESTAMP)]
-            everything += [(c.name, c.name, c.type) for c in plan.datasource.columns]
+            everything += [(c.name, c.name, c.type) for c in plan.shape.columns]
             for shown, stored, kind in everything:
                 if shown not in names:
                     names.append(shown)
                     columns.append(pl.col(stored).alias(shown))
                     if kind is ColumnType.JSON:
                         spliced[shown] = shown
-            columns.append(pl.col(REST))
-            spliced[REST] = REST_MEMBERS
+            if plan.shape.rest:
+                columns.append(pl.col(plan.shape.rest))
+                spliced[plan.shape.rest] = REST_MEMBERS
             continue
         if name in names:
             continue

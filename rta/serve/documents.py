@@ -116,7 +116,9 @@ class QueryDocument(_Document):
     )
 
     datasource: str = Field(examples=["events"])
-    table: Literal["events", "rejected", "sessions"] | None = None
+    table: Literal["events", "rejected", "sessions"] | None = Field(
+        None, description="Whose rows: 'events' (the default) or 'rejected'"
+    )
     time_range: str | None = Field(
         None, description="start/end, half open, or 'last 15m', 'today'", examples=[EXAMPLE_RANGE]
     )

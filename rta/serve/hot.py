@@ -56,6 +56,7 @@ class Segment:
     next_chunk: int = 0
     closed: bool = False
     rows: int = 0
+    rejected: int = 0
     partials: dict[str, Frames] = field(default_factory=dict)
 
     def extend(self, delta: SegmentDelta, merge: Merge) -> None:
@@ -65,6 +66,7 @@ class Segment:
         self.to_offsets = delta.to_offsets
         self.closed = delta.closed
         self.rows += delta.rows
+        self.rejected += delta.rejected
         for name, data in delta.partials.items():
             frames = self.partials.setdefault(name, Frames())
             frames.add(pl.read_ipc_stream(data), partial(merge, name))
@@ -134,6 +136,7 @@ class SegmentUse:
     epoch: int
     next_chunk: int
     rows: int
+    rejected: int
     partials: Mapping[str, tuple[pl.DataFrame, ...]]
 
 
@@ -263,4 +266,5 @@ class HotState:
 
 def _use(load: LoadCopy, segment: Segment) -> SegmentUse:
     partials = {name: frames.all() for name, frames in segment.partials.items()}
-    return SegmentUse(load.load, load.actor, segment.epoch, segment.next_chunk, segment.rows, partials)
+    counts = segment.rows, segment.rejected
+    return SegmentUse(load.load, load.actor, segment.epoch, segment.next_chunk, *counts, partials)

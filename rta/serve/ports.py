@@ -51,7 +51,7 @@ class View(Protocol):
     def missing(self) -> Sequence[int]: ...
 
     def files(self, table: str) -> Sequence[FileRef]:
-        """Immutable files of a table ("events", `Rollup.table`); paths are relative to the table's folder.
+        """Immutable files of a table ("events", "rejected", `Rollup.table`); paths are relative to the table's folder.
 
         Raises ViewGoneError when the store no longer knows them; a newer view does.
         """
@@ -64,8 +64,11 @@ class View(Protocol):
         """
         ...
 
-    async def rows(self) -> pa.Table:
-        """Raw rows beyond the files, in the raw schema. Raises ViewGoneError when they have been let go of."""
+    async def rows(self, table: str) -> pa.Table:
+        """Rows of a table of single rows ("events", "rejected") beyond the files, in its schema.
+
+        Raises ViewGoneError when they have been let go of.
+        """
         ...
 
 

@@ -36,8 +36,8 @@ class ScanTask:
     """A question for a worker.
 
     Args:
-        files: Of the raw table, in the plan's range.
-        hot: Raw rows beyond the files as an Arrow IPC stream.
+        files: Of the plan's table, in its range.
+        hot: Rows of it beyond the files as an Arrow IPC stream.
         arrow: The rows as an Arrow stream instead of JSON.
     """
 
@@ -107,7 +107,7 @@ def _sources(task: ScanTask) -> list[Source]:
     plan = task.plan
     hot = hot_source(pa.ipc.open_stream(task.hot).read_all())
     sources = [hot] if isinstance(hot.frame, pl.DataFrame) and hot.frame.height else []
-    schema = plan.datasource.raw_schema()
+    schema = plan.shape.schema
     if plan.query.select:
         wanted = pa.schema([schema.field(name) for name in stored_columns(plan)])
         for file in task.files:

@@ -283,7 +283,7 @@ class QueryService:
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan
-        rows = await prepared.view.rows()
+        rows = await prepared.view.rows(planned.table)
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
         if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:

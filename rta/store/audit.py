@@ -19,14 +19,13 @@ import pyarrow as pa
 
 from rta.errors import CorruptFileError, NotFoundError
 from rta.events.keys import placed
-from rta.events.schemas import ID_HI, ID_LO, Datasource
+from rta.events.schemas import EVENTS, ID_HI, ID_LO, Datasource
 from rta.store import layout
 from rta.store.commit import WORD
 from rta.store.manifests import ManifestLog
 from rta.store.model import Gap, LedgerLine, Manifest, PartitionEntry
 from rta.store.objects import ObjectStore
 from rta.store.parquet import read_one
-from rta.store.tables import EVENTS
 from rta.stream.columns import fit
 
 MISMATCHES_MAX = 100

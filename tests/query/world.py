@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from rta.errors import NotFoundError
-from rta.events.schemas import TIME, Datasource
+from rta.events.schemas import REJECTED_SCHEMA, TIME, Datasource
 from rta.query.position import Position
 from rta.serve.ports import View
 from rta.store.model import FileRef
@@ -27,6 +27,7 @@ class FixedView:
     datasource: Datasource
     by_table: dict[str, list[FileRef]]
     hot: pa.Table
+    rejected: pa.Table = field(default_factory=REJECTED_SCHEMA.empty_table)
     position: int = 1
     manifest: int = 1
     watermark_ms: int | None = wikipedia.NOW_MS
@@ -47,8 +48,8 @@ class FixedView:
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]
 
-    async def rows(self) -> pa.Table:
-        return self.hot
+    async def rows(self, table: str) -> pa.Table:
+        return {"events": self.hot, "rejected": self.rejected}[table]
 
 
 @dataclass
@@ -98,14 +99,14 @@ def build_world(folder: Path, cuts: Sequence[int] = (15_000, 30_000)) -> World:
     source = wikipedia.datasource()
     files: dict[str, list[FileRef]] = {"events": []}
     for number, piece in enumerate(pieces[:-1]):
-        files["events"].append(_write(store, "events", piece, number))
+        files["events"].append(write(store, "events", piece, number))
         for rollup in source.rollups:
             table = wikipedia.partials(piece, rollup.name).to_arrow(compat_level=pl.CompatLevel.oldest())
-            files.setdefault(rollup.table, []).append(_write(store, rollup.table, table, number))
+            files.setdefault(rollup.table, []).append(write(store, rollup.table, table, number))
     return World(store, FixedView(source, files, pieces[-1]))
 
 
-def _write(store: LocalStore, table: str, rows: pa.Table, number: int) -> FileRef:
+def write(store: LocalStore, table: str, rows: pa.Table, number: int) -> FileRef:
     times = rows.column(TIME).cast(pa.int64()).to_numpy()
     write = TableWrite(table, "2015-09-12", rows, int(times.min()), int(times.max()))
     return write_table_file(store, wikipedia.datasource().folder, write, f"test-1-{number}-0.parquet")

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 
 from rta.actors.messages import Cursor, HotDelta, RowsRequest
 from rta.errors import CorruptFileError, NotFoundError, UnavailableError, ViewGoneError
+from rta.events.schemas import EVENTS
 from rta.serve.views import FolderViews, Pools, ReplicaView
 from rta.store.catalog import Catalog
 from rta.store.model import FileRef
 from rta.store.parquet import read_one
-from rta.store.tables import EVENTS
 from tests.sim import shop
 from tests.sim.kernel import Process, ViolationError
 from tests.sim.oracle import ZERO, Total, agree, agree_ids
@@ -194,7 +194,7 @@ class Replica:
         return found
 
     def _ids(self, loop: asyncio.AbstractEventLoop, view: ReplicaView) -> Counter[str]:
-        found = ids_of(loop.run_until_complete(view.rows()))
+        found = ids_of(loop.run_until_complete(view.rows(EVENTS)))
         for file in view.files(EVENTS):
             found.update(self._contents.ids(self._store, file))
         return found

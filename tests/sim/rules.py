@@ -155,7 +155,7 @@ def _own_runs_only() -> Sequence[Patch]:
 def _state_or_segments() -> Sequence[Patch]:
     def partials(self: views.ReplicaView, rollup: str) -> Sequence[pl.DataFrame]:
         hot_frames = [frame for use in self.moment.uses for frame in use.partials.get(rollup, ())]
-        return hot_frames or [frames[rollup] for frames, _ in self.states if rollup in frames]
+        return hot_frames or [state.partials[rollup] for state in self.states if rollup in state.partials]
 
     return [(views.ReplicaView, "partials", partials)]
 
