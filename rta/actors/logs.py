@@ -42,6 +42,27 @@ def open_admin(site: Site) -> LogAdmin:
     return EmbeddedAdmin(Path(site.log_socket))
 
 
+def check_log(site: Site) -> None:
+    """Whether the brokers let us in. The embedded log is a part of this system and comes up with it.
+
+    Raises:
+        ConfigError: a certificate or key can't be used.
+        AccessError: they don't; the hint names the setting to mend.
+        UnavailableError: none answers.
+    """
+    if site.kafka is None:
+        return
+    from rta.log.kafka.access import check_files
+    from rta.log.kafka.admin import KafkaAdmin
+
+    check_files(site.kafka)
+    admin = KafkaAdmin(site.kafka)
+    try:
+        admin.topics()
+    finally:
+        admin.close()
+
+
 def log_stats(site: Site) -> dict[str, Any]:
     """What `/v1/status` says of the log; `alive` is false, with a `reason`, when it can't be reached."""
     try:
