@@ -100,7 +100,7 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         incarnations,
     )
     app = IngestApp(intake)
-    reporting = asyncio.create_task(_report(f"ingest-{os.getpid()}", lambda: app.registry.snapshot()))
+    reporting = asyncio.create_task(_report(f"ingest-{os.getpid()}", lambda: app.registry.snapshot(), intake.refuse))
 
     async def close() -> None:
         reporting.cancel()
@@ -147,15 +147,16 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     return app, close
 
 
-async def _report(name: str, snapshot: Callable[[], Any]) -> None:
-    """Tell the coordinator this process's counters, for `/metrics` and `/v1/status`, until cancelled."""
+async def _report(name: str, snapshot: Callable[[], Any], refuse: Callable[[dict[str, str]], None]) -> None:
+    """Tell the coordinator this process's counters, for `/metrics` and `/v1/status`, until cancelled; it answers which
+    datasources take no events now. While it is away, its last word holds."""
     from rta.actors.remote import call_async
     from rta.errors import UnavailableError
 
     while True:
         await asyncio.sleep(REPORT_S)
         try:
-            await call_async("report", name, snapshot(), timeout_s=5.0)
+            refuse(await call_async("report", name, snapshot(), timeout_s=5.0))
         except UnavailableError as error:
             logger.info("counters of %s were not taken: %s", name, error)
 

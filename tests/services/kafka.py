@@ -111,6 +111,11 @@ class Kafka:
     def _run_tool(self, main: str, *arguments: str) -> None:
         run(self._command(main, *arguments), f"'{main}'")
 
+    def configure_topic(self, topic: str, name: str, value: str) -> None:
+        """Change a setting of a topic."""
+        where = ("--bootstrap-server", self.servers, "--entity-type", "topics", "--entity-name", topic)
+        self._run_tool("kafka.admin.ConfigCommand", *where, "--alter", "--add-config", f"{name}={value}")
+
     def start(self) -> None:
         """Return when it takes connections (again)."""
         with (self.root / "broker.log").open("ab") as log:
