@@ -100,6 +100,8 @@ class KafkaOptions(_Section):
             raise ValueError(f"security '{self.security}' needs RTA_KAFKA_PASSWORD or 'password_file'")
         if "SASL" not in self.security and self.username is not None:
             raise ValueError(f"'username' has no effect with security '{self.security}'; use SASL_SSL")
+        if self.replication is not None and self.in_sync is not None and self.in_sync > self.replication:
+            raise ValueError(f"'in_sync' is {self.in_sync}, more than the {self.replication} of 'replication'")
         if self.key_file is not None and self.cert_file is None:
             raise ValueError("'key_file' has no effect without 'cert_file'")
         for name in ("ca_file", "cert_file"):

@@ -42,6 +42,7 @@ def test_sizes_and_durations_are_texts_or_numbers(tmp_path: Path) -> None:
         ("store: 's3://Bucket/x'", "write 'local' or s3://bucket/prefix", "docs/"),
         ("kafka: {user: x}", "unknown setting 'kafka.user'", "did you mean 'username'?"),
         ("kafka: {security: SASL_SSL}", "needs 'sasl_mechanism' and 'username'", "docs/"),
+        ("kafka: {in_sync: 2, replication: 1}", "'in_sync' is 2, more than the 1 of 'replication'", "docs/"),
         ("kafka: {ca_file: /no/such.pem}", "'/no/such.pem', and there is no such file", "docs/"),
         ("kafka: {password: x}", "holds 'kafka.password'", "RTA_KAFKA_PASSWORD"),
         ("- 1", "holds a list", "key: value"),

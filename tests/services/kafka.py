@@ -41,7 +41,7 @@ class Kafka:
         self._java = program("java", "install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless)")
         self._jars = jars()
         self.root = Path(tempfile.mkdtemp(prefix="rta-kafka-"))
-        self.port, self._controller = free_port(), free_port()
+        self.port, self.controller_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._write_properties(overrides)
         format_command = ("format", "-t", "cnRhLXRlc3QtY2x1c3Rlci0", "-c", str(self._properties))
@@ -85,8 +85,8 @@ class Kafka:
         values = {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
-            "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{self._controller}"]),
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+            "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{self.controller_port}"]),
             "advertised.listeners": ",".join(listeners),
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.root / "data"),
@@ -110,11 +110,6 @@ class Kafka:
 
     def _run_tool(self, main: str, *arguments: str) -> None:
         run(self._command(main, *arguments), f"'{main}'")
-
-    def configure_topic(self, topic: str, name: str, value: str) -> None:
-        """Change a setting of a topic."""
-        where = ("--bootstrap-server", self.servers, "--entity-type", "topics", "--entity-name", topic)
-        self._run_tool("kafka.admin.ConfigCommand", *where, "--alter", "--add-config", f"{name}={value}")
 
     def start(self) -> None:
         """Return when it takes connections (again)."""
@@ -154,3 +149,19 @@ class Kafka:
         if self._process is not None:
             self.kill()
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+class FollowingKafka(Kafka):
+    """A second broker of another one's cluster, for topics with two replicas. The first one goes on without it."""
+
+    def __init__(self, first: Kafka) -> None:
+        self._first = first
+        super().__init__()
+
+    def _more_properties(self) -> dict[str, str]:
+        return {
+            "process.roles": "broker",
+            "node.id": "2",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._first.controller_port}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+        }
