@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -78,8 +79,9 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.events.decode import Edge, Limits, warm_up
     from rta.serve.control import StoreDefinitions
     from rta.serve.ingest import IngestApp
-    from rta.serve.intake import Intake, IntakeLimits
+    from rta.serve.intake import FOLDERS_MAX, Intake, IntakeLimits
     from rta.store.manifests import ManifestLog
+    from rta.store.model import Manifest
     from rta.store.objects import open_store
 
     store = open_store(site.store)
@@ -87,8 +89,18 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     limits = settings.limits
     writer = open_writer(site)
 
+    chains: dict[str, ManifestLog] = {}
+    looking = threading.Lock()
+
+    def newest_of(folder: str) -> Manifest | None:
+        """Each chain is followed by one object, which asks only for what came since."""
+        with looking:
+            if folder not in chains and len(chains) >= FOLDERS_MAX:
+                chains.clear()
+            return chains.setdefault(folder, ManifestLog(store, folder)).newest()
+
     async def incarnations(folder: str) -> dict[int, str]:
-        newest = await asyncio.to_thread(ManifestLog(store, folder).newest)
+        newest = await asyncio.to_thread(newest_of, folder)
         return {} if newest is None else {e.partition: e.log_incarnation for e in newest.partitions}
 
     intake = Intake(
