@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rta.actors.links import Site
+from rta.actors.logs import check_log
 from rta.actors.ownership import fleet_names
 from rta.actors.processes import Guard, guarded, start_ray
 from rta.config import Settings
-from rta.errors import ConflictError, RtaError, UnavailableError
+from rta.errors import AccessError, ConflictError, RtaError, UnavailableError
 from rta.log.kafka.settings import kafka_settings
 from rta.serve.haproxy import haproxy_program, loopback_haproxy
 from rta.store.lease import Lease
@@ -339,6 +340,7 @@ def _run(
 ) -> int:
     site = site_of(settings)
     say(f"rta: data in '{site.store}', log '{settings.log}', {len(site.aggregators)} aggregators")
+    _check_log(site)
     lease = _prepare_store(settings, site, stop)
     fleet: Fleet | None = None
     try:
@@ -361,6 +363,16 @@ def _run(
             lease.release()
     say("rta: stopped; the next start goes on where this one ended")
     return 0
+
+
+def _check_log(site: Site) -> None:
+    """Before anything is started: brokers that do not let us in end it here; those that are away may come."""
+    try:
+        check_log(site)
+    except AccessError:
+        raise
+    except UnavailableError as error:
+        say(f"rta: no broker answers yet: {error}")
 
 
 def _prepare_store(settings: Settings, site: Site, stop: threading.Event) -> Lease:

@@ -69,32 +69,36 @@ def open_admin(site: Site) -> LogAdmin:
     return EmbeddedAdmin(Path(site.log_socket))
 
 
-def log_stats(site: Site) -> dict[str, Any]:
-    """What `/v1/status` says of the log; `alive` is false, with a `reason`, when it can't be reached."""
-    try:
-        stats = _kafka_stats(site) if site.kafka is not None else _embedded_stats(site)
-    except RtaError as error:
-        stats = {"alive": False, "reason": str(error)}
-    return {"kind": "embedded" if site.kafka is None else "kafka", **stats}
+def check_log(site: Site) -> None:
+    """Whether the brokers let us in. The embedded log is a part of this system and comes up with it.
 
-
-def _embedded_stats(site: Site) -> dict[str, Any]:
-    from rta.log.embedded import EmbeddedAdmin
-
-    admin = EmbeddedAdmin(Path(site.log_socket))
-    try:
-        stats: dict[str, Any] = msgspec.to_builtins(admin.stats())
-        return {"alive": True, **stats}
-    finally:
-        admin.close()
-
-
-def _kafka_stats(site: Site) -> dict[str, Any]:
+    Raises:
+        ConfigError: a certificate or key can't be used.
+        AccessError: they don't; the hint names the setting to mend.
+        UnavailableError: none answers.
+    """
+    if site.kafka is None:
+        return
+    from rta.log.kafka.access import check_files
     from rta.log.kafka.admin import KafkaAdmin
 
-    assert site.kafka is not None
+    check_files(site.kafka)
     admin = KafkaAdmin(site.kafka)
     try:
-        return {"alive": True, "servers": list(site.kafka.servers), "topics": admin.topics()}
+        admin.topics()
     finally:
         admin.close()
+
+
+def log_stats(site: Site) -> dict[str, Any]:
+    """What the embedded log says of itself for `/v1/status`; `alive` is false, with a `reason`, when it can't be reached."""
+    from rta.log.embedded import EmbeddedAdmin
+
+    try:
+        admin = EmbeddedAdmin(Path(site.log_socket))
+        try:
+            return {"kind": "embedded", "alive": True, **msgspec.to_builtins(admin.stats())}
+        finally:
+            admin.close()
+    except RtaError as error:
+        return {"kind": "embedded", "alive": False, "reason": str(error)}

@@ -128,6 +128,7 @@ class CoordinatorActor:
                 open_log=lambda: open_admin(self._site),
                 ask=aggregators.status,
                 kill=aggregators.kill,
+                open_reader=lambda: open_reader(self._site),
                 log_stats=lambda: log_stats(self._site),
                 die=_last_words(self._site, COORDINATOR),
                 open_source=lambda: open_source(self._site),
@@ -144,8 +145,8 @@ class CoordinatorActor:
     def offer(self, part: bytes) -> int:
         return self._coordinator.offer(_decode(part, type=Part))
 
-    def report(self, source: str, snapshot: Any) -> None:
-        self._coordinator.report(source, snapshot)
+    def report(self, source: str, snapshot: Any) -> dict[str, str]:
+        return self._coordinator.report(source, snapshot)
 
     def reconcile(self) -> int:
         return self._coordinator.reconcile()

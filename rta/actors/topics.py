@@ -9,21 +9,19 @@ from typing import Protocol
 
 from rta.errors import InvariantError, RtaError
 from rta.events.schemas import Datasource
-from rta.log.base import LogAdmin, PartitionState
+from rta.log.base import LogAdmin, LogReader, PartitionState
 
 logger = logging.getLogger(__name__)
 LOOK_S = 5.0
 """How often topics of other producers are asked whether they have grown."""
 
 
-class SourceTopics(Protocol):
-    """What is asked of a reader of other producers' topics."""
+class SourceLog(LogReader, Protocol):
+    """A reader of other producers' topics."""
 
-    def partitions(self, topic: str) -> dict[int, PartitionState]: ...
-
-    def starts(self, topic: str, start: str | int) -> dict[int, PartitionState]: ...
-
-    def close(self) -> None: ...
+    def starts(self, topic: str, start: str | int) -> dict[int, PartitionState]:
+        """The partitions, each with the offset from which a datasource reads that begins at `start` now."""
+        ...
 
 
 class Topics:
@@ -34,10 +32,10 @@ class Topics:
         open_source: Opens a reader of other producers' ones, when it is needed first.
     """
 
-    def __init__(self, log: LogAdmin, open_source: Callable[[], SourceTopics] | None) -> None:
+    def __init__(self, log: LogAdmin, open_source: Callable[[], SourceLog] | None) -> None:
         self._log = log
         self._open_source = open_source
-        self._source: SourceTopics | None = None
+        self._source: SourceLog | None = None
         self._looked_at = 0.0
 
     def begin(self, datasource: Datasource) -> dict[int, PartitionState]:
@@ -72,7 +70,7 @@ class Topics:
             if found > datasource.partitions:
                 yield datasource, found
 
-    def _sources(self) -> SourceTopics:
+    def _sources(self) -> SourceLog:
         if self._source is None:
             if self._open_source is None:
                 raise InvariantError("this coordinator was given no way to read topics of other producers")

@@ -23,7 +23,7 @@ from rta.events.decode import Edge, Pass, bound_times, build_rows, read_columns
 from rta.events.exact import TIME_MAX_MS, TIME_MIN_MS, Judge, judge
 from rta.events.hashing import Words
 from rta.events.keys import place_hashes, source_id
-from rta.events.schemas import ID_HI, ID_LO, Datasource, RecordFormat
+from rta.events.schemas import ID_HI, ID_LO, REJECTED_EVENT_BYTES_MAX, Datasource, RecordFormat
 from rta.events.simd import Bytes
 from rta.events.tabular import read_arrow
 from rta.events.verdicts import Reason, Verdict
@@ -35,8 +35,6 @@ OFFSET, TIME_MS, VALUE, VALUE_BYTES, KEY, KEY_BYTES, HEADERS, HEADER_COUNT = ran
 NUMBER_BITS = 20
 """Of `__id_lo`, for the event's number within its record."""
 EVENTS_PER_RECORD_MAX = 1 << NUMBER_BITS
-TEXT_MAX = 64 << 10
-"""So many bytes of a refused event are kept."""
 
 
 class Records(NamedTuple):
@@ -184,7 +182,7 @@ def _text(records: Records, row: int) -> str | None:
     start, size = records.fields[[VALUE, VALUE_BYTES], row].tolist()
     if size < 0:
         return None
-    return records.buf[start : start + min(size, TEXT_MAX)].tobytes().decode(errors="replace")
+    return records.buf[start : start + min(size, REJECTED_EVENT_BYTES_MAX)].tobytes().decode(errors="replace")
 
 
 def texts(refused: Sequence[Refused]) -> pa.Array:

@@ -62,20 +62,6 @@ REJECTED_SCHEMA = pa.schema(
 id where one could be read; the rest is where it stands in the log, null where it never came into one."""
 
 
-REJECTED_SCHEMA = pa.schema(
-    [
-        pa.field("__time", TIMESTAMP, nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("event", pa.string()),
-        pa.field("event_id", pa.string()),
-        pa.field("topic", pa.string()),
-        pa.field("partition", pa.int32()),
-        pa.field("offset", pa.int64()),
-    ]
-)
-
-
 class ColumnType(StrEnum):
     STRING = "string"
     LONG = "long"

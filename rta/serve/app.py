@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,9 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.actors.logs import open_writer
     from rta.events.decode import Edge, Limits, warm_up
     from rta.serve.ingest import IngestApp
-    from rta.serve.intake import Intake, IntakeLimits
+    from rta.serve.intake import FOLDERS_MAX, Intake, IntakeLimits
     from rta.store.manifests import ManifestLog
+    from rta.store.model import Manifest
     from rta.store.objects import open_store
 
     store = open_store(site.store)
@@ -90,8 +92,18 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     limits = settings.limits
     writer = open_writer(site)
 
+    chains: dict[str, ManifestLog] = {}
+    looking = threading.Lock()
+
+    def newest_of(folder: str) -> Manifest | None:
+        """Each chain is followed by one object, which asks only for what came since."""
+        with looking:
+            if folder not in chains and len(chains) >= FOLDERS_MAX:
+                chains.clear()
+            return chains.setdefault(folder, ManifestLog(store, folder)).newest()
+
     async def incarnations(folder: str) -> dict[int, str]:
-        newest = await asyncio.to_thread(ManifestLog(store, folder).newest)
+        newest = await asyncio.to_thread(newest_of, folder)
         return {} if newest is None else {e.partition: e.log_incarnation for e in newest.partitions}
 
     intake = Intake(
@@ -103,7 +115,7 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         incarnations,
     )
     app = IngestApp(intake)
-    reporting = asyncio.create_task(_report(f"ingest-{os.getpid()}", lambda: app.registry.snapshot()))
+    reporting = asyncio.create_task(_report(f"ingest-{os.getpid()}", lambda: app.registry.snapshot(), intake.refuse))
 
     async def close() -> None:
         reporting.cancel()
@@ -159,15 +171,16 @@ def _definitions(site: Site, settings: Settings, store: ObjectStore) -> StoreDef
     )
 
 
-async def _report(name: str, snapshot: Callable[[], Any]) -> None:
-    """Tell the coordinator this process's counters, for `/metrics` and `/v1/status`, until cancelled."""
+async def _report(name: str, snapshot: Callable[[], Any], refuse: Callable[[dict[str, str]], None]) -> None:
+    """Tell the coordinator this process's counters, for `/metrics` and `/v1/status`, until cancelled; it answers which
+    datasources take no events now. While it is away, its last word holds."""
     from rta.actors.remote import call_async
     from rta.errors import UnavailableError
 
     while True:
         await asyncio.sleep(REPORT_S)
         try:
-            await call_async("report", name, snapshot(), timeout_s=5.0)
+            refuse(await call_async("report", name, snapshot(), timeout_s=5.0))
         except UnavailableError as error:
             logger.info("counters of %s were not taken: %s", name, error)
 

@@ -86,10 +86,10 @@ class Catalog:
         self._state = EMPTY
 
     def read(self) -> CatalogState:
-        """The newest catalog. Cost: one probe when nothing has changed since the last read here."""
-        number = self._chain.newest_number(self._state.version)
-        if number is not None and number != self._state.version:
-            self._state = _decode(number, self._chain.get(number), self._state)
+        """The newest catalog. Cost: one request when nothing has changed since the last read here."""
+        found = self._chain.newest(self._state.version if self._state.version >= 0 else None)
+        if found is not None:
+            self._state = _decode(*found, self._state)
         return self._state
 
     def get(self, name: str) -> Datasource:
@@ -263,11 +263,10 @@ class Assignments:
         self._newest: Assignment | None = None
 
     def newest(self) -> Assignment | None:
-        """None before the first. Cost: one probe when nothing has changed since the last call here."""
-        known = self._newest
-        number = self._chain.newest_number(None if known is None else known.number)
-        if number is not None and (known is None or number != known.number):
-            self._newest = self._decode(number, self._chain.get(number))
+        """None before the first. Cost: one request when nothing has changed since the last call here."""
+        found = self._chain.newest(None if self._newest is None else self._newest.number)
+        if found is not None:
+            self._newest = self._decode(*found)
         return self._newest
 
     def put(self, assignment: Assignment) -> Outcome:
