@@ -17,6 +17,7 @@ from kafka.net import KafkaConnectionManager
 from rta.errors import ConfigError
 from rta.log.kafka.settings import KafkaSettings
 
+_VAGUE = (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError)
 Received = tuple[bytes, Exception | None]
 _CLOSED = ("socket disconnected", "eof occurred", "connection reset", "unexpected_eof", "broken pipe")
 
@@ -40,23 +41,37 @@ class Connections(KafkaConnectionManager):
         super().__init__(net, **options)
         self._settings = settings
         self._ended: dict[Any, Exception] = {}
+        self._been_in = False
 
     def get_connection(self, node_id: Any, *arguments: Any, **options: Any) -> Any:
-        if not self.bootstrapped and (why := self._kept_out()) is not None:
+        if self.bootstrapped and not self._been_in:
+            self._been_in = True
+            self._ended.clear()
+        if not self._been_in and (why := self._kept_out()) is not None:
             self._ended.clear()
             raise why
         known = self._conns.get(node_id)
         connection = super().get_connection(node_id, *arguments, **options)
         if connection is not known:
+            connection.init_future.add_callback(lambda _: self._opened(node_id))
             connection.close_future.add_errback(partial(self._note, node_id))
         return connection
 
-    def why(self, error: Exception) -> Exception:
-        """What is behind an error that says only that there was no connection, or that the time was over."""
-        vague = kafka_errors.KafkaTimeoutError | kafka_errors.KafkaConnectionError | kafka_errors.NodeNotReadyError
-        if not isinstance(error, vague) or reason(self._settings, error) is not None:
-            return error
-        return next((e for e in self._ended.values() if reason(self._settings, e) is not None), error)
+    def reason(self, error: Exception) -> Reason | None:
+        """Why we were not let in, if that is behind an error, also where it says only that there was no connection.
+
+        Who has been in once has the right settings: a connection that is closed later on means a broker that goes down.
+        """
+        found = reason(self._settings, error)
+        if found is None and isinstance(error, _VAGUE):
+            noted = [reason(self._settings, ended) for ended in self._ended.values()]
+            found = next((why for why in noted if why is not None), None)
+        return None if found is None or (self.bootstrapped and not found.lasting) else found
+
+    def _opened(self, node_id: Any) -> None:
+        """A connection that is open says nothing as long as nothing was asked on it."""
+        if self._been_in:
+            self._ended.pop(node_id, None)
 
     async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
         transport = await super()._build_transport(node, timeout_at=timeout_at)
@@ -64,7 +79,10 @@ class Connections(KafkaConnectionManager):
         return transport
 
     def _note(self, node_id: Any, error: Exception) -> None:
-        self._ended[node_id] = error
+        """A try that was cut short because its time was over says nothing about the one before."""
+        out_of_time = isinstance(error, kafka_errors.RequestTimedOutError | kafka_errors.KafkaTimeoutError)
+        if not (out_of_time and node_id in self._ended and not self._been_in):
+            self._ended[node_id] = error
 
     def _kept_out(self) -> Exception | None:
         nodes = [broker.node_id for broker in self.cluster.bootstrap_brokers()]

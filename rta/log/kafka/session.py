@@ -18,7 +18,7 @@ from kafka.net.wakeup_notifier import WakeupNotifier
 from kafka.protocol.metadata import MetadataRequest
 
 from rta.errors import AccessError, NotFoundError, RtaError, TooLargeError, UnavailableError
-from rta.log.kafka.access import Connections, reason
+from rta.log.kafka.access import Connections
 from rta.log.kafka.settings import RECORD_BYTES_MAX, KafkaSettings
 
 T = TypeVar("T")
@@ -89,11 +89,14 @@ class Session:
 
     def error(self, doing: str, error: Exception) -> RtaError:
         """In rta's words, with what is behind an error that says only that there is no connection."""
-        return to_error(self.settings, doing, self._manager.why(error))
+        why = self._manager.reason(error)
+        if why is None:
+            return to_error(self.settings, doing, error)
+        return AccessError(f"{doing} at {self.settings.name}: {why.said}", why.hint, 30 if why.lasting else 2)
 
     def keeps_out(self, error: Exception) -> bool:
         """Whether asking again can't help: the brokers do not let us in as the settings are."""
-        why = reason(self.settings, self._manager.why(error))
+        why = self._manager.reason(error)
         return why is not None and why.lasting
 
     async def send(self, request: Any, node: int | None = None) -> Any:
@@ -218,9 +221,6 @@ def unknown_topic(settings: KafkaSettings, name: str) -> NotFoundError:
 
 def to_error(settings: KafkaSettings, doing: str, error: Exception) -> RtaError:
     """A client's or broker's error in rta's words."""
-    why = reason(settings, error)
-    if why is not None:
-        return AccessError(f"{doing} at {settings.name}: {why.said}", why.hint, 30 if why.lasting else 2)
     said = f"{doing} at {settings.name}: {type(error).__name__}: {error}".rstrip(": ")
     match error:
         case kafka_errors.MessageSizeTooLargeError() | kafka_errors.RecordListTooLargeError():
