@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rta.actors.links import Site
-from rta.actors.logs import log_stats, open_admin, open_reader
+from rta.actors.logs import log_stats, open_admin, open_reader, open_source
 from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, Registration, RowsRequest
 from rta.errors import RtaError, UnavailableError
 from rta.store.model import Part
@@ -128,8 +128,10 @@ class CoordinatorActor:
                 open_log=lambda: open_admin(self._site),
                 ask=aggregators.status,
                 kill=aggregators.kill,
+                open_reader=lambda: open_reader(self._site),
                 log_stats=lambda: log_stats(self._site),
                 die=_last_words(self._site, COORDINATOR),
+                open_source=lambda: open_source(self._site),
             )
             self._coordinator = Coordinator(self._site, open_store(self._site.store), outside)
             self._coordinator.start()
@@ -143,8 +145,8 @@ class CoordinatorActor:
     def offer(self, part: bytes) -> int:
         return self._coordinator.offer(_decode(part, type=Part))
 
-    def report(self, source: str, snapshot: Any) -> None:
-        self._coordinator.report(source, snapshot)
+    def report(self, source: str, snapshot: Any) -> dict[str, str]:
+        return self._coordinator.report(source, snapshot)
 
     def reconcile(self) -> int:
         return self._coordinator.reconcile()
@@ -181,18 +183,20 @@ class AggregatorActor:
 
     def __init__(self, name: str, site: bytes) -> None:
         from rta.actors.aggregator import Aggregator
-        from rta.actors.kernels import warm_up
+        from rta.actors.kernels import warm_up, warm_up_sources
         from rta.store.objects import open_store
 
         self._site = _decode(site, type=Site)
         _process(self._site, name)
         with _starting(self._site, name):
             warm_up()
+            if self._site.kafka is not None:
+                warm_up_sources()
             self._aggregator = Aggregator(
                 name,
                 self._site,
                 open_store(self._site.store),
-                open_reader=lambda: open_reader(self._site),
+                open_reader=lambda datasource: open_reader(self._site, datasource),
                 link=RemoteCoordinator(),
                 die=_last_words(self._site, name),
             )

@@ -262,6 +262,9 @@ class LedgerDocument(_Open):
 
     lost: int
     duplicated: int
+    pending_gaps: list[dict[str, Any]] = Field(
+        default=[], description="What the log has lost and nobody has accepted as lost yet; None: not known."
+    )
 
 
 class Alive(_Document):

@@ -8,6 +8,7 @@ import pytest
 
 from rta.config import Settings, load_settings
 from rta.errors import ConfigError
+from rta.log.kafka.settings import kafka_settings
 
 
 def load(folder: Path, text: str, environment: dict[str, str] | None = None) -> Settings:
@@ -41,6 +42,7 @@ def test_sizes_and_durations_are_texts_or_numbers(tmp_path: Path) -> None:
         ("store: 's3://Bucket/x'", "write 'local' or s3://bucket/prefix", "docs/"),
         ("kafka: {user: x}", "unknown setting 'kafka.user'", "did you mean 'username'?"),
         ("kafka: {security: SASL_SSL}", "needs 'sasl_mechanism' and 'username'", "docs/"),
+        ("kafka: {in_sync: 2, replication: 1}", "'in_sync' is 2, more than the 1 of 'replication'", "docs/"),
         ("kafka: {ca_file: /no/such.pem}", "'/no/such.pem', and there is no such file", "docs/"),
         ("kafka: {password: x}", "holds 'kafka.password'", "RTA_KAFKA_PASSWORD"),
         ("- 1", "holds a list", "key: value"),
@@ -72,3 +74,22 @@ def test_a_password_comes_from_the_environment_or_a_file_and_is_not_shown(tmp_pa
     (tmp_path / "secret").write_text("from a file\n")
     found = load(tmp_path, text.replace("u}", f"u, password_file: {tmp_path / 'secret'}}}"))
     assert found.kafka.secret == "from a file"
+
+
+def test_no_message_about_a_setting_shows_the_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs 'sasl_mechanism' and 'username'") as refused:
+        load(tmp_path, "kafka: {security: SASL_SSL}", {"RTA_KAFKA_PASSWORD": "0123"})
+    assert "0123" not in str(refused.value)
+    text = "{log: 'kafka://a', kafka: {security: SASL_PLAINTEXT, sasl_mechanism: PLAIN, username: u}}"
+    assert "0123" not in repr(kafka_settings(load(tmp_path, text, {"RTA_KAFKA_PASSWORD": "0123"})))
+
+
+def test_files_that_would_have_no_effect_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "some.pem"
+    file.write_text("")
+    for text, said in (
+        (f"{{security: SSL, key_file: {file}}}", "'key_file' has no effect without 'cert_file'"),
+        (f"{{ca_file: {file}}}", "'ca_file' has no effect with security 'PLAINTEXT'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load(tmp_path, f"kafka: {text}")
