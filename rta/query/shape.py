@@ -62,5 +62,6 @@ def shape_of(datasource: Datasource, table: str) -> Shape:
     if table != EVENTS:
         hint = f"ask of the table '{EVENTS}' or '{REJECTED}'"
         raise InvalidQueryError(f"datasource '{datasource.name}' has no table '{table}'", hint)
-    identity = (ID_HI, ID_LO) if datasource.id is None else (datasource.id, *datasource.keys)
+    identity: tuple[str, ...] = () if datasource.id is None else (datasource.id, *datasource.keys)
+    identity += (ID_HI, ID_LO) if datasource.has_places else ()
     return Shape(EVENTS, datasource.raw_schema(), datasource.columns, REST, identity)
