@@ -210,6 +210,8 @@ def environment(settings: Settings) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
+        "RAY_num_workers_soft_limit": "32",
+        "RAY_preload_python_modules": "rta.actors.warm",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",

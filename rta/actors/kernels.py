@@ -6,6 +6,8 @@ fills the cache once per installation: `make setup` does, and `rta up` where nob
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 
 from rta.events.batch import encode, read, split
@@ -69,6 +71,12 @@ def warm_up() -> None:
         merged = merge_partials([p[rollup.name] for p in partials if rollup.name in p], rollup, datasource)
         if planned.rollup == rollup:
             run_rollup(planned, [merged])
+
+
+@functools.cache
+def warm_up_once() -> None:
+    """`warm_up`, unless this process has done it before."""
+    warm_up()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from rta.actors.links import Site
 from rta.actors.logs import log_stats, open_admin, open_reader
 from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, Registration, RowsRequest
+from rta.actors.spare import Spare
 from rta.errors import RtaError, UnavailableError
 from rta.store.model import Part
 
@@ -181,13 +182,13 @@ class AggregatorActor:
 
     def __init__(self, name: str, site: bytes) -> None:
         from rta.actors.aggregator import Aggregator
-        from rta.actors.kernels import warm_up
+        from rta.actors.kernels import warm_up_once
         from rta.store.objects import open_store
 
         self._site = _decode(site, type=Site)
         _process(self._site, name)
         with _starting(self._site, name):
-            warm_up()
+            warm_up_once()
             self._aggregator = Aggregator(
                 name,
                 self._site,
@@ -333,6 +334,7 @@ class Fleet:
         self._actors: dict[str, Any] = {}
         self._coordinator_pid: int | None = None
         self._misses = 0
+        self._spare = Spare()
 
     def start(self) -> None:
         """Create the actors; they go on by themselves. `ray.init` has been called."""
@@ -344,6 +346,7 @@ class Fleet:
 
     def follow(self) -> None:
         """Start the aggregators that the coordinator wants and that are not there, end those that it no longer wants."""
+        self._spare.keep()
         try:
             self._coordinator_pid, wanted = call("fleet", timeout_s=ANSWER_S)
         except UnavailableError:

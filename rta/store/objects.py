@@ -18,7 +18,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -75,6 +75,10 @@ class ObjectStore(Protocol):
 
     def buffer(self, key: str) -> bytes | mmap.mmap:
         """The content for random access, memory-mapped where that is possible. Raises NotFoundError."""
+        ...
+
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        """Several of them, at the same time where each is a round trip. Raises NotFoundError."""
         ...
 
     def writer(self, key: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -150,6 +154,9 @@ class LocalStore:
             if os.fstat(file.fileno()).st_size == 0:
                 return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        return [self.buffer(key) for key in keys]
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:

@@ -9,31 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
-from deltalake import DeltaTable
 
+from rta.actors.crash import BY_FILE
+from tests.faults.oracle import cents, judge_table
+from tests.faults.senders import SteadySender
 from tests.services.faulty import FaultyProxy
 from tests.services.kafka import Kafka
 from tests.services.versitygw import BUCKET, VersityGw
-from tests.system.running import Running, Sender, Watcher, wait_for
+from tests.system.running import Running, Watcher, wait_for
 
 RECOVERY_S_MAX = 60.0
+SENDERS = 2
 EVER = "2000-01-01T00:00:00Z/2100-01-01T00:00:00Z"
-
-
-class Insistent(Sender):
-    """Sends some batches again although they were acknowledged: ten times, or twice at the same time."""
-
-    def _send(self, http: httpx.Client, body: bytes, count: int) -> None:
-        draw = self._random.random()
-        if draw < 0.02:
-            with httpx.Client(base_url=self.running.url, timeout=20) as other:
-                twin = threading.Thread(target=super()._send, args=(other, body, count))
-                twin.start()
-                super()._send(http, body, count)
-                twin.join()
-            return
-        for _ in range(10 if draw < 0.03 else 1):
-            super()._send(http, body, count)
 
 
 class Plant:
@@ -56,13 +43,15 @@ class Plant:
             log=self.kafka.url,
             store=self.bucket.url("plant"),
             kafka={"delivery": "5s", "request": "2s"},
+            crash_at=BY_FILE,
         )
-        self.senders: list[Sender] = []
+        self.senders: list[SteadySender] = []
         self.watcher: Watcher | None = None
 
     def start(self) -> Plant:
         self.running.start()
-        self.senders = [Insistent(self.running, self.rate // 2, seed=self.seed + k) for k in range(2)]
+        first = self.seed % 1_000_000 * SENDERS
+        self.senders = [SteadySender(self.running, first + k, self.rate // SENDERS) for k in range(SENDERS)]
         self.watcher = Watcher(self.running, self.senders)
         for thread in (*self.senders, self.watcher):
             thread.start()
@@ -70,14 +59,14 @@ class Plant:
 
     @property
     def acknowledged(self) -> int:
-        return sum(len(sender.acknowledged) for sender in self.senders)
+        return sum(sender.acknowledged for sender in self.senders)
 
     def recovered(self) -> float:
         """Until new events are taken and a complete answer has them; seconds that took."""
         began = time.monotonic()
-        before = [(len(sender.acknowledged), sender.position) for sender in self.senders]
+        before = [sender.acknowledged for sender in self.senders]
         wait_for(
-            lambda: all(len(s.acknowledged) > n + s.batch for s, (n, _) in zip(self.senders, before, strict=True)),
+            lambda: all(s.acknowledged > count + s.batch for s, count in zip(self.senders, before, strict=True)),
             "events are taken again",
             RECOVERY_S_MAX,
         )
@@ -124,37 +113,33 @@ class Plant:
         """Stop sending and judge: nothing lost, nothing twice, sums to the cent, answers never went back."""
         for sender in self.senders:
             sender.finish()
-        known = {key: price for sender in self.senders for key, price in sender.acknowledged.items()}
-        cents = sum(round(price * 100) for price in known.values())
+        known = {sender.number: sender.acknowledged for sender in self.senders}
+        events = sum(known.values())
         [row] = self.running.rows(
             datasource="events",
             time_range=EVER,
             after=self.senders[-1].position,
             metrics=[{"name": "n", "type": "count"}, {"name": "s", "type": "sum", "field": "custom_properties.price"}],
         )
-        assert (row["n"], round(row["s"] * 100)) == (len(known), cents)
-        ledger = self.running.wait_committed("events", len(known))
+        assert (row["n"], round(row["s"] * 100)) == (events, cents(known))
+        ledger = self.running.wait_committed("events", events)
         assert (ledger["lost"], ledger["duplicated"], ledger["mismatches"]) == (0, 0, []), ledger
         assert self.watcher is not None
         self.watcher.finish()
         assert self.watcher.wrong == []
-        assert [sender.refused for sender in self.senders] == [[], []]
+        assert [sender.refused for sender in self.senders] == [[]] * SENDERS
         assert self.running.stop() == 0
-        stored = self.stored()
-        assert len(stored) == len(known)
-        assert stored == known
+        assert judge_table(self.table(), self.options, known) == events
 
-    def stored(self) -> dict[str, float]:
-        """id → price, read from the open-format table by another program, straight from the bucket."""
-        tables = sorted((self.bucket.root / "data" / BUCKET / "plant").glob("events.*/tables/events"))
-        assert len(tables) == 1, tables
-        place = f"s3://{BUCKET}/{tables[0].relative_to(self.bucket.root / 'data' / BUCKET)}"
-        options = {name.lower(): value for name, value in self.bucket.environment().items()}
-        rows = DeltaTable(place, storage_options=options).to_pyarrow_table(columns=["event_id", "price"])
-        ids = rows.column("event_id").to_pylist()
-        found = dict(zip(ids, rows.column("price").to_pylist(), strict=True))
-        assert len(found) == len(ids), f"{len(ids) - len(found)} rows are there twice"
-        return found
+    @property
+    def options(self) -> dict[str, str]:
+        """What another program needs to read the bucket."""
+        return {name.lower(): value for name, value in self.bucket.environment().items()}
+
+    def table(self) -> str:
+        """Where the open-format table of raw events lies."""
+        [table] = (self.bucket.root / "data" / BUCKET / "plant").glob("events.*/tables/events")
+        return f"s3://{BUCKET}/{table.relative_to(self.bucket.root / 'data' / BUCKET)}"
 
     def close(self) -> None:
         for sender in self.senders:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, Literal, TypeVar
 
@@ -62,6 +62,9 @@ class MemoryStore:
     def buffer(self, key: str) -> bytes | mmap.mmap:
         return self.get(key)
 
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        return [self.buffer(key) for key in keys]
+
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
         class Kept(io.BytesIO):
@@ -114,6 +117,9 @@ class FaultyStore:
 
     def buffer(self, key: str) -> bytes | mmap.mmap:
         return self.inner.buffer(key)
+
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        return [self.buffer(key) for key in keys]
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import psutil
@@ -243,10 +243,17 @@ class Sender(threading.Thread):
             pause.wait(0.1)
 
 
+class Sends(Protocol):
+    """Who sends, as the watcher sees it."""
+
+    @property
+    def sent(self) -> int: ...
+
+
 class Watcher(threading.Thread):
     """Asks for count and sum all the time; they may only grow, and never pass what has been sent."""
 
-    def __init__(self, running: Running, senders: list[Sender]) -> None:
+    def __init__(self, running: Running, senders: Sequence[Sends]) -> None:
         super().__init__(daemon=True)
         self.running = running
         self.senders = senders

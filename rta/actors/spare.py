@@ -1,0 +1,78 @@
+"""A worker process that waits for the next actor to die: it has imported everything and loaded the kernels.
+
+A process of Ray needs some three seconds from its start to the first event, nearly all of it for imports and kernels. Ray gives
+a new life of an actor to a worker that waits, if there is one that has never had a task; so one is kept. Ray has no call for
+that: a process is asked for, and the wish withdrawn while it starts (`rta.actors.warm` then warms it up). Without it everything
+comes back as well, only later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import ray
+
+from rta.actors.warm import IDLE
+
+logger = logging.getLogger(__name__)
+EVERY_S = 1.0
+START_S = 2.0
+"""Within this time Ray begins to start a process that is asked for."""
+STEP_S = 0.02
+STARTING = "default_worker.py"
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _never_meant_to_run() -> None:
+    """The wish for a process. When it was not withdrawn in time, the worker has had a task, and no actor gets it: it ends."""
+    os._exit(0)
+
+
+class Spare:
+    """Keeps one worker waiting; for the process that holds the system up."""
+
+    def __init__(self) -> None:
+        self._looked = 0.0
+        self._node: psutil.Process | None = None
+
+    def keep(self) -> None:
+        """See that there is one. Called again and again; takes a moment when there is none."""
+        if time.monotonic() - self._looked < EVERY_S:
+            return
+        self._looked = time.monotonic()
+        try:
+            if not self._waiting():
+                self._start()
+        except psutil.Error as error:
+            logger.info("no worker is kept waiting: %s", error)
+
+    def _start(self) -> None:
+        wish: Any = _never_meant_to_run.remote()
+        pause, deadline = threading.Event(), time.monotonic() + START_S
+        while not self._waiting() and time.monotonic() < deadline:
+            pause.wait(STEP_S)
+        ray.cancel(wish, force=False)
+
+    def _waiting(self) -> Sequence[int]:
+        """Process ids of workers that no actor has, and of those that are being started."""
+        found = []
+        for process in self._workers():
+            try:
+                words = process.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            if words and (words[0].strip() == IDLE or any(word.endswith(STARTING) for word in words)):
+                found.append(process.pid)
+        return found
+
+    def _workers(self) -> Sequence[psutil.Process]:
+        if self._node is None or not self._node.is_running():
+            ours = psutil.Process().children()
+            self._node = next((process for process in ours if process.name() == "raylet"), None)
+        return () if self._node is None else self._node.children()
