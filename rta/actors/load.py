@@ -15,7 +15,7 @@ from rta.log.base import LogReader, PartitionState
 from rta.store.manifests import ManifestLog
 from rta.store.model import GENESIS, Manifest, PartitionEntry, RunRef
 from rta.store.objects import ObjectStore
-from rta.store.runs import load_runs, load_state
+from rta.store.runs import load_runs, load_state, naming_state
 from rta.stream.fold import Fold
 from rta.stream.model import FoldLimits, IdRun, PartitionLoaded, SavedPartition
 from rta.stream.saved import decode_state
@@ -104,7 +104,9 @@ def _saved(store: ObjectStore, folder: str, entries: list[PartitionEntry]) -> di
     """Each partition's state out of the file that its own entry names."""
     found: dict[int, SavedPartition] = {}
     for path in sorted({e.state for e in entries if e.state is not None}):
-        states = decode_state(load_state(store, folder, path))
+        data = load_state(store, folder, path)
+        with naming_state(folder, path):
+            states = decode_state(data)
         for entry in entries:
             if entry.state == path:
                 if entry.partition not in states:

@@ -47,9 +47,13 @@ def _last_words(site: Site, name: str) -> Callable[[str], None]:
     """What an actor does when it can't go on: leave the reason for the status, and end, so that Ray starts it again."""
 
     def die(reason: str) -> None:
-        site.reasons.mkdir(parents=True, exist_ok=True)
-        (site.reasons / f"{name}.txt").write_text(reason)
         logger.error("%s ends: %s", name, reason)
+        try:
+            site.reasons.mkdir(parents=True, exist_ok=True)
+            (site.reasons / f"{name}.txt").write_text(reason)
+        except OSError as error:
+            # It ends all the same: a full disk must not keep a process that can't go on.
+            logger.warning("the status will not name the reason: %s", error)
         os._exit(1)
 
     return die

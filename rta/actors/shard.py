@@ -23,7 +23,7 @@ from rta.actors.links import CoordinatorLink, Site
 from rta.actors.load import GAP_HINT, Load, LoadSpec, check_incarnation, id_runs, load_newest, log_states
 from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
 from rta.actors.segments import HotSegments
-from rta.errors import LogGapError, NotFoundError, RtaError, UnavailableError
+from rta.errors import CorruptFileError, LogGapError, NotFoundError, RtaError, UnavailableError
 from rta.events.batch import encode, read
 from rta.log.base import LogReader, Record
 from rta.store.model import RunRef
@@ -137,8 +137,8 @@ class Shard:
                 life = self._begin()
                 self.alarm = None
                 self._live(life)
-            except LogGapError as error:
-                # Only a person can go on from here (`rta resume`); a manifest then says where.
+            except (LogGapError, CorruptFileError) as error:
+                # Only a person can go on from here (`rta resume`, a backup); other datasources are not to suffer from it.
                 if self.alarm is None:
                     logger.error("%s stopped: %s", self.spec.datasource.name, error)
                     self._rescue(self._life)

@@ -95,10 +95,14 @@ class Watch:
     def _remember(self) -> None:
         """The lives of this run, for a coordinator that takes over; a newer run begins at none."""
         lives = {name: _Lives(w.lives, w.reason, w.registered_ms) for name, w in self._watched.items()}
-        self._site.lives.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._site.lives.with_suffix(".new")
-        aside.write_bytes(msgspec.json.encode(_Run(self._site.pid, lives)))
-        aside.replace(self._site.lives)
+        try:
+            self._site.lives.parent.mkdir(parents=True, exist_ok=True)
+            aside = self._site.lives.with_suffix(".new")
+            aside.write_bytes(msgspec.json.encode(_Run(self._site.pid, lives)))
+            aside.replace(self._site.lives)
+        except OSError as error:
+            # Only for people; an aggregator is not refused because the disk is full.
+            logger.warning("a coordinator that takes over will not know the restarts: %s", error)
 
     def _recall(self) -> None:
         try:

@@ -81,6 +81,10 @@ class ObjectStore(Protocol):
         """Several of them, at the same time where each is a round trip. Raises NotFoundError."""
         ...
 
+    def part(self, key: str, first: int, length: int) -> bytes:
+        """So many bytes from byte `first` on, fewer where the object ends. Raises NotFoundError."""
+        ...
+
     def writer(self, key: str) -> contextlib.AbstractContextManager[BinaryIO]:
         """A file that becomes the object, durably, when the block ends without an exception; else nothing remains."""
         ...
@@ -157,6 +161,10 @@ class LocalStore:
 
     def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
         return [self.buffer(key) for key in keys]
+
+    def part(self, key: str, first: int, length: int) -> bytes:
+        with _named_errors(f"reading '{key}' in '{self.root}'"), self._path(key).open("rb") as file:
+            return os.pread(file.fileno(), length, first)
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:

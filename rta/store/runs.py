@@ -8,7 +8,8 @@ them, and when a run is forgotten, is the fold's business.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -71,6 +72,17 @@ def _slice(key: str, buffer: bytes | mmap.mmap, run: RunRef) -> Identities:
 def write_state(store: ObjectStore, folder: str, path: str, state: bytes) -> None:
     """Write a saved state, durable on return. `path` is from `layout.state_path`."""
     store.put(layout.within(folder, path), state)
+
+
+@contextmanager
+def naming_state(folder: str, path: str) -> Iterator[None]:
+    """Around the decoding of a state: what can't be read is named."""
+    try:
+        yield
+    except CorruptFileError as error:
+        raise CorruptFileError(
+            f"loading the state '{layout.within(folder, path)}': {error.message}", "restore it from a backup"
+        ) from error
 
 
 def load_state(store: ObjectStore, folder: str, path: str) -> bytes:

@@ -128,6 +128,10 @@ class S3Store:
         with ThreadPoolExecutor(min(READERS, len(keys)), thread_name_prefix="s3") as pool:
             return tuple(pool.map(self.get, keys))
 
+    def part(self, key: str, first: int, length: int) -> bytes:
+        with self._named_errors("reading", key):
+            return bytes(obstore.get_range(self._bucket, _checked(key), start=first, length=length)) if length else b""
+
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
         _checked(key)

@@ -1,4 +1,4 @@
-"""The judge: compares what the open-format table holds with what the senders know. Reads it with other programs than rta's own."""
+"""The judge: what the open-format table holds against what the senders know. Other programs than rta's own read it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def _files(place: str, options: Mapping[str, str]) -> Iterator[pa.Table]:
         scheme="http",
     )
     for uri in table.file_uris():
-        yield pq.read_table(uri.removeprefix("s3://"), columns=["event_id", "price"], filesystem=bucket, partitioning=None)
+        yield pq.read_table(
+            uri.removeprefix("s3://"), columns=["event_id", "price"], filesystem=bucket, partitioning=None
+        )
 
 
 def _identities(column: pa.ChunkedArray) -> tuple[Longs, Longs]:
@@ -71,4 +73,3 @@ def _identities(column: pa.ChunkedArray) -> tuple[Longs, Longs]:
     first = np.frombuffer(offsets, np.int64)[ids.offset]
     digits = np.frombuffer(data, np.uint8)[first : first + len(ids) * ID_WIDTH].reshape(-1, ID_WIDTH) - 48
     return digits[:, :NAME_WIDTH] @ POWERS[-NAME_WIDTH:], digits[:, -NUMBER_WIDTH:] @ POWERS
-

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import httpx
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
 from rta.actors.crash import BY_FILE
+from rta.events.builtin import events_document
 from tests.faults.oracle import cents, judge_table
-from tests.faults.senders import SteadySender
+from tests.faults.senders import SteadySender, body_of
+from tests.services.clock import Clock
+from tests.services.disk import SmallDisk
 from tests.services.faulty import FaultyProxy
 from tests.services.kafka import Kafka
-from tests.services.versitygw import BUCKET, VersityGw
+from tests.services.versitygw import BUCKET, SECRET, VersityGw
 from tests.system.running import Running, Watcher, wait_for
 
+
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closes)
 RECOVERY_S_MAX = 60.0
 SENDERS = 2
+PREFIX = "plant"
+ASIDE, ASIDE_EVENTS = "aside", 1000
+"""A second datasource that answers whatever becomes of the first one."""
 EVER = "2000-01-01T00:00:00Z/2100-01-01T00:00:00Z"
 
 
@@ -34,23 +49,39 @@ class Plant:
 
     def __init__(self, folder: Path, rate: int, seed: int) -> None:
         self.rate, self.seed = rate, seed
-        self.kafka = Kafka()
-        self.bucket = VersityGw()
-        self.proxy = FaultyProxy(self.bucket.port)
+        self._around = ExitStack()
+        try:
+            self.clock = self._kept(Clock())
+            self.disk = self._kept(SmallDisk(folder / "data"))
+            self.kafka = self._kept(Kafka())
+            self.bucket = self._kept(VersityGw())
+            self.proxy = self._kept(FaultyProxy(self.bucket.port, SECRET))
+        except BaseException:
+            self._around.close()
+            raise
         self.running = Running(
             folder,
-            environment={**os.environ, **self.bucket.environment(self.proxy.endpoint)},
+            environment={**os.environ, **self.bucket.environment(self.proxy.endpoint), **self.clock.environment()},
             log=self.kafka.url,
-            store=self.bucket.url("plant"),
+            store=self.bucket.url(PREFIX),
             kafka={"delivery": "5s", "request": "2s"},
             crash_at=BY_FILE,
+            datasources=[{**events_document(), "name": ASIDE}],
         )
         self.senders: list[SteadySender] = []
         self.watcher: Watcher | None = None
 
+    def _kept(self, thing: T) -> T:
+        """Closed with the plant, the last one first."""
+        self._around.callback(thing.close)
+        return thing
+
     def start(self) -> Plant:
         self.running.start()
-        first = self.seed % 1_000_000 * SENDERS
+        body = body_of(0, 0, ASIDE_EVENTS, time.time_ns() // 1_000_000)
+        self.until_answered(f"/v1/events/{ASIDE}", content=body, headers={"content-type": "application/x-ndjson"})
+        wait_for(self.aside_answers, f"'{ASIDE}' answers", RECOVERY_S_MAX)
+        first = 1 + self.seed % 1_000_000 * SENDERS
         self.senders = [SteadySender(self.running, first + k, self.rate // SENDERS) for k in range(SENDERS)]
         self.watcher = Watcher(self.running, self.senders)
         for thread in (*self.senders, self.watcher):
@@ -79,15 +110,37 @@ class Plant:
         wait_for(lambda: self._complete(question), "a complete answer has the newest events", RECOVERY_S_MAX)
         return time.monotonic() - began
 
-    def until_answered(self, path: str, body: Mapping[str, object]) -> None:
+    def until_answered(self, path: str, **request: Any) -> None:
         """Ask again for as long as the answer is that something is being restarted."""
 
         def answered() -> bool:
-            answer = self.running.http.post(path, json=body)
+            answer = self.running.http.post(path, **request)
             assert answer.status_code in (200, 503), answer.text
             return answer.status_code == 200
 
-        wait_for(answered, f"an answer to {path} {body}", RECOVERY_S_MAX)
+        wait_for(answered, f"an answer to {path}", RECOVERY_S_MAX)
+
+    def aside_answers(self) -> bool:
+        """Whether the datasource that nothing is done to gives its complete answer now."""
+        question = {"datasource": ASIDE, "time_range": EVER, "metrics": [{"name": "n", "type": "count"}]}
+        try:
+            answer = self.running.http.post("/v1/query", json=question)
+        except httpx.TransportError:
+            return False
+        if answer.status_code != 200 or not answer.json()["meta"]["complete"]:
+            return False
+        return bool(answer.json()["rows"][0]["n"] == ASIDE_EVENTS)
+
+    def objects(self) -> Path:
+        """The folder of what the store has put into the bucket."""
+        return self.bucket.root / "data" / BUCKET / PREFIX
+
+    def said(self, path: str) -> str:
+        """What rta says at this path; nothing while it does not answer."""
+        try:
+            return self.running.http.get(path).text
+        except httpx.TransportError:
+            return ""
 
     def _complete(self, question: Mapping[str, object]) -> bool:
         try:
@@ -136,9 +189,18 @@ class Plant:
         """What another program needs to read the bucket."""
         return {name.lower(): value for name, value in self.bucket.environment().items()}
 
+    def raw_files(self) -> list[Path]:
+        """The files of the open-format table of raw events, in the server's folder."""
+        try:
+            table = DeltaTable(self.table(), storage_options=self.options)
+        except TableNotFoundError:
+            return []
+        root = self.bucket.root / "data"
+        return [root / uri.removeprefix("s3://") for uri in table.file_uris()]
+
     def table(self) -> str:
         """Where the open-format table of raw events lies."""
-        [table] = (self.bucket.root / "data" / BUCKET / "plant").glob("events.*/tables/events")
+        [table] = self.objects().glob("events.*/tables/events")
         return f"s3://{BUCKET}/{table.relative_to(self.bucket.root / 'data' / BUCKET)}"
 
     def close(self) -> None:
@@ -148,6 +210,4 @@ class Plant:
             self.watcher.finish()
         if self.running.process is not None and self.running.process.poll() is None:
             self.running.kill_everything()
-        self.proxy.close()
-        self.bucket.close()
-        self.kafka.close()
+        self._around.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ def _kill_one(plant: Plant, number: int) -> Recovery:
     return Recovery(seen.process - began, seen.registered - began, complete_s)
 
 
-def _complete(plant: Plant, question: dict[str, object]) -> bool:
+def _complete(plant: Plant, question: Mapping[str, object]) -> bool:
     try:
         answer = plant.running.http.post("/v1/query", json=question)
     except httpx.TransportError:

@@ -1,7 +1,7 @@
 """Senders that cost next to nothing, so that the machine is rta's: bodies are put together as columns of digits.
 
-Event k of a sender is decided by arithmetic: its id is `<sender>-<k>`, its price `cents_of(k)`. A sender goes on to the next batch
-only when the one before was acknowledged. So what was acknowledged is a number: events 0 to n-1, each with a known price.
+Event k of a sender is decided by arithmetic: its id is `<sender>-<k>`, its price `cents_of(k)`. A sender begins the next batch
+when the one before was acknowledged. So what was acknowledged is a number: events 0 to n-1, each with a known price.
 """
 
 from __future__ import annotations

@@ -82,6 +82,9 @@ class SimStore:
     def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
         return [self.buffer(key) for key in keys]
 
+    def part(self, key: str, first: int, length: int) -> bytes:
+        return self.get(key)[first : first + length]
+
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
         class Kept(io.BytesIO):

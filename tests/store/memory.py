@@ -65,6 +65,9 @@ class MemoryStore:
     def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
         return [self.buffer(key) for key in keys]
 
+    def part(self, key: str, first: int, length: int) -> bytes:
+        return self.get(key)[first : first + length]
+
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
         class Kept(io.BytesIO):
@@ -120,6 +123,9 @@ class FaultyStore:
 
     def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
         return [self.buffer(key) for key in keys]
+
+    def part(self, key: str, first: int, length: int) -> bytes:
+        return self.get(key)[first : first + length]
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
