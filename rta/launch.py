@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rta.actors.links import Site
+from rta.actors.links import CATCHING_UP, Site
 from rta.actors.ownership import fleet_names
 from rta.actors.processes import Guard, guarded, start_ray
 from rta.config import Settings
@@ -413,8 +413,9 @@ def _start_system(settings: Settings, site: Site) -> Fleet:
 
 
 def _wait_ready(settings: Settings, stop: threading.Event) -> None:
+    """Catching up with the log takes as long as it takes; anything else has to be over in time."""
     deadline = time.monotonic() + READY_S
-    reason = "no answer yet"
+    reason, said = "no answer yet", False
     while not stop.wait(0.1):
         try:
             with urllib.request.urlopen(f"{base_url(settings)}/readyz", timeout=5) as answer:
@@ -422,6 +423,11 @@ def _wait_ready(settings: Settings, stop: threading.Event) -> None:
                     return
         except urllib.error.HTTPError as error:
             reason = error.read().decode(errors="replace")[:300]
+            if CATCHING_UP in reason:
+                deadline = time.monotonic() + READY_S
+                if not said:
+                    say("rta: events are taken; catching up with the log before it is ready")
+                said = True
         except OSError as error:
             reason = str(error)
         if time.monotonic() > deadline:

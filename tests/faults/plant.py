@@ -15,6 +15,8 @@ from deltalake.exceptions import TableNotFoundError
 
 from rta.actors.crash import BY_FILE
 from rta.events.builtin import events_document
+from rta.store.catalog import Catalog
+from rta.store.objects import open_store
 from tests.faults.oracle import cents, judge_table
 from tests.faults.senders import SteadySender, body_of
 from tests.services.clock import Clock
@@ -69,6 +71,8 @@ class Plant:
             datasources=[{**events_document(), "name": ASIDE}],
         )
         self.senders: list[SteadySender] = []
+        self.strangers: dict[int, int] = {}
+        """Events that came another way: how many of each number."""
         self.watcher: Watcher | None = None
 
     def _kept(self, thing: T) -> T:
@@ -77,16 +81,32 @@ class Plant:
         return thing
 
     def start(self) -> Plant:
+        self.start_system()
+        self.start_senders()
+        return self
+
+    def start_system(self) -> None:
         self.running.start()
         body = body_of(0, 0, ASIDE_EVENTS, time.time_ns() // 1_000_000)
         self.until_answered(f"/v1/events/{ASIDE}", content=body, headers={"content-type": "application/x-ndjson"})
         wait_for(self.aside_answers, f"'{ASIDE}' answers", RECOVERY_S_MAX)
-        first = 1 + self.seed % 1_000_000 * SENDERS
+
+    def start_senders(self) -> None:
+        first = self.stranger + 1
         self.senders = [SteadySender(self.running, first + k, self.rate // SENDERS) for k in range(SENDERS)]
         self.watcher = Watcher(self.running, self.senders)
         for thread in (*self.senders, self.watcher):
             thread.start()
-        return self
+
+    @property
+    def stranger(self) -> int:
+        """A number for events that come another way than from the senders."""
+        return 1 + self.seed % 1_000_000 * (SENDERS + 1)
+
+    def catalog(self) -> Catalog:
+        """What is defined, read from the bucket."""
+        os.environ.update(self.bucket.environment())
+        return Catalog(open_store(self.bucket.url(PREFIX)))
 
     @property
     def acknowledged(self) -> int:
@@ -166,7 +186,7 @@ class Plant:
         """Stop sending and judge: nothing lost, nothing twice, sums to the cent, answers never went back."""
         for sender in self.senders:
             sender.finish()
-        known = {sender.number: sender.acknowledged for sender in self.senders}
+        known = {**self.strangers, **{sender.number: sender.acknowledged for sender in self.senders}}
         events = sum(known.values())
         [row] = self.running.rows(
             datasource="events",

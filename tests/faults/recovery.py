@@ -15,8 +15,8 @@ import psutil
 from tests.faults.plant import EVER, Plant
 from tests.system.running import AGGREGATOR, wait_for
 
-PAUSE_S = 3.0
-"""Between two kills: an epoch and a half, so that what is folded again varies."""
+PAUSE_S = 10.0
+"""Between two kills, about: enough for another worker to be started and warmed up, and the epochs are met at varying ages."""
 STEP_S = 0.02
 
 
@@ -35,7 +35,7 @@ def recoveries(folder: Path, count: int, *, seed: int, rate: int) -> list[Recove
         plant.start()
         found = []
         for number in range(count):
-            threading.Event().wait(PAUSE_S * (1 + number % 3) / 2)
+            threading.Event().wait(PAUSE_S * (0.9 + number % 4 / 10))
             found.append(_kill_one(plant, number))
             print("kill {:>3}: process {:.2f}, registered {:.2f}, complete {:.2f} s".format(number + 1, *found[-1]))
         plant.settle()
@@ -99,6 +99,6 @@ class _Seen(threading.Thread):
         return self._plant.running.processes(AGGREGATOR)
 
 
-def said(found: Sequence[Recovery]) -> str:
+def spread(found: Sequence[Recovery]) -> str:
     complete = [r.complete_s for r in found]
     return f"{len(found)} kills: complete again after {statistics.median(complete):.2f} s (median), {max(complete):.2f} s (max)"

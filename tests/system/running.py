@@ -57,6 +57,12 @@ class Running:
         return [sys.executable, "-m", "rta.cli", *arguments]
 
     def start(self) -> Running:
+        self.launch()
+        wait_for(self._ready, f"'rta up' is ready (see {self.log})", READY_S)
+        return self
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command("up", "--config", str(self.config)),
@@ -66,8 +72,6 @@ class Running:
                 env=self.environment,
                 start_new_session=True,
             )
-        wait_for(self._ready, f"'rta up' is ready (see {self.log})", READY_S)
-        return self
 
     def _ready(self) -> bool:
         assert self.process is not None
