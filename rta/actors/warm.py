@@ -5,6 +5,7 @@ Light by itself, because Serve's own processes import it too. See `rta.actors.sp
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 from pathlib import Path
@@ -13,6 +14,8 @@ IDLE = "ray::IDLE"
 """What Ray calls a worker process, for `ps`, that no actor has."""
 WAIT_S = 2.0
 """A worker that is started for an actor has become one by then."""
+NEEDED = ("rta.actors.aggregator", "rta.actors.coordinator", "rta.log.kafka.reader", "rta.store.s3")
+"""Modules that the next actor imports."""
 logger = logging.getLogger(__name__)
 
 
@@ -26,10 +29,9 @@ def _warm_up_if_idle() -> None:
     if title() != IDLE:
         return
     try:
-        from rta.actors import aggregator, coordinator  # noqa: F401 - what the next actor needs
+        for name in NEEDED:
+            importlib.import_module(name)
         from rta.actors.kernels import warm_up_once
-        from rta.log.kafka import reader  # noqa: F401
-        from rta.store import s3  # noqa: F401
 
         warm_up_once()
     except Exception:

@@ -42,11 +42,6 @@ def write_runs(store: ObjectStore, folder: str, path: str, writes: Sequence[RunW
     return tuple(refs)
 
 
-def load_run(store: ObjectStore, folder: str, run: RunRef) -> Identities:
-    """The identities of one slice, as `load_runs`."""
-    return load_runs(store, folder, [run])[0]
-
-
 def load_runs(store: ObjectStore, folder: str, runs: Sequence[RunRef]) -> list[Identities]:
     """The identities of each slice, shape (n, 2), mapped and not copied where the store can.
 

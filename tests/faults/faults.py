@@ -15,6 +15,7 @@ import psutil
 from rta.actors.crash import BEFORE_PROJECTION, FILES_WRITTEN, MANIFEST_PUT, arming_file
 from tests.faults.damage import flipped_byte, truncated_state
 from tests.faults.plant import Plant
+from tests.services.disk import can_mount
 from tests.services.faulty import Faults
 from tests.system.running import AGGREGATOR, COORDINATOR, INGEST, QUERY, Running, wait_for
 
@@ -129,6 +130,7 @@ def crash(point: str) -> Fault:
 
 def disk_full(plant: Plant, hold_s: float) -> None:
     """No room for another byte in the data folder. What dies meanwhile comes back all the same."""
+    assert plant.disk is not None
     plant.disk.fill()
     try:
         _pause(hold_s / 2)
@@ -169,6 +171,14 @@ def _ignore(_: object) -> None:
     return
 
 
+DISK_FULL = "disk full"
+
+
+def possible() -> list[str]:
+    """The faults that can be done on this machine; a small disk can be mounted by root alone."""
+    return [name for name in FAULTS if name != DISK_FULL or can_mount()]
+
+
 FAULTS: Mapping[str, Fault] = {
     "kill an aggregator": kill(AGGREGATOR),
     "kill the coordinator": kill(COORDINATOR),
@@ -192,7 +202,7 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "truncated state": truncated_state,
     "flipped byte": flipped_byte,
-    "disk full": disk_full,
+    DISK_FULL: disk_full,
     "clock stepped": clock_stepped,
     "impatient senders": impatient,
     "scale": scaled,
