@@ -25,6 +25,8 @@ EVERY_S = 1.0
 START_S = 2.0
 """Within this time Ray begins to start a process that is asked for."""
 STEP_S = 0.02
+PATIENCE_S = 30.0
+"""When Ray has started none, for whatever reason, it is asked again after so long."""
 STARTING = "default_worker.py"
 
 
@@ -38,26 +40,29 @@ class Spare:
     """Keeps one worker waiting; for the process that holds the system up."""
 
     def __init__(self) -> None:
-        self._looked = 0.0
+        self._next = 0.0
         self._node: psutil.Process | None = None
 
     def keep(self) -> None:
         """See that there is one. Called again and again; takes a moment when there is none."""
-        if time.monotonic() - self._looked < EVERY_S:
+        if time.monotonic() < self._next:
             return
-        self._looked = time.monotonic()
+        self._next = time.monotonic() + EVERY_S
         try:
-            if not self._waiting():
-                self._start()
+            if not self._waiting() and not self._start():
+                logger.info("Ray has started no worker to be kept waiting")
+                self._next = time.monotonic() + PATIENCE_S
         except psutil.Error as error:
             logger.info("no worker is kept waiting: %s", error)
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Ask for a process and take the wish back once it is being started; false when that took too long."""
         wish: Any = _never_meant_to_run.remote()
         pause, deadline = threading.Event(), time.monotonic() + START_S
         while not self._waiting() and time.monotonic() < deadline:
             pause.wait(STEP_S)
         ray.cancel(wish, force=False)
+        return bool(self._waiting())
 
     def _waiting(self) -> Sequence[int]:
         """Process ids of workers that no actor has, and of those that are being started."""

@@ -239,10 +239,14 @@ class Assignments:
         self._chain = Chain(store, layout.ASSIGNMENT)
         self._newest: Assignment | None = None
 
-    def newest(self) -> Assignment | None:
-        """None before the first. Cost: one probe when nothing has changed since the last call here."""
+    def newest(self, hint: int | None = None) -> Assignment | None:
+        """None before the first. Cost: one probe when nothing has changed since the last call here.
+
+        Args:
+            hint: A number that is known to be there, for the first call.
+        """
         known = self._newest
-        number = self._chain.newest_number(None if known is None else known.number)
+        number = self._chain.newest_number(hint if known is None else known.number)
         if number is not None and (known is None or number != known.number):
             self._newest = self._decode(number, self._chain.get(number))
         return self._newest

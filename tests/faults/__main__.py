@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.campaign import campaign
+from tests.faults.campaign import calm, campaign
 from tests.faults.faults import FAULTS, possible
 from tests.faults.lag import TIMES_MIN, work_off
 from tests.faults.recovery import recoveries, spread
@@ -31,9 +31,12 @@ def main() -> None:
     parser.add_argument(
         "--lag-minutes", type=float, metavar="M", help="instead: work off the lag of so many minutes at the rate"
     )
+    parser.add_argument("--calm", type=float, metavar="S", help="instead: no fault for so many seconds; what is taken")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rta-faults-") as folder:
-        if options.recovery is not None:
+        if options.calm is not None:
+            calm(Path(folder), seed=options.seed, rate=options.rate, seconds=options.calm)
+        elif options.recovery is not None:
             print(spread(recoveries(Path(folder), options.recovery, seed=options.seed, rate=options.rate)))
         elif options.lag_minutes is not None:
             caught_up = work_off(Path(folder), seed=options.seed, rate=options.rate, lag_minutes=options.lag_minutes)

@@ -41,17 +41,29 @@ def truncated_state(plant: Plant, hold_s: float) -> None:
 def flipped_byte(plant: Plant, hold_s: float) -> None:
     """One bit of a file of raw events is another one."""
     wait_for(lambda: bool(plant.raw_files()), "events are in the tables")
+    wait_for(
+        lambda: _one_flipped(plant, hold_s), "a damaged file is noticed before compaction has replaced it", LIMIT_S
+    )
+
+
+def _one_flipped(plant: Plant, hold_s: float) -> bool:
+    """False when the file left the table at that moment: nobody reads it any more."""
     file = max(plant.raw_files(), key=lambda path: path.stat().st_size)
     place, event = _inside(file)
     with _damaged(file) as content:
         file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        wait_for(
-            lambda: file.name in _asked(plant, EVER, event), f"it is said that '{file.name}' can't be read", LIMIT_S
-        )
+
+        def noticed() -> bool:
+            return file.name in _asked(plant, EVER, event)
+
+        wait_for(lambda: noticed() or file not in plant.raw_files(), f"'{file.name}' is named as broken", LIMIT_S)
+        if not noticed():
+            return False
         assert '"rows"' in _asked(plant, LONG_AGO, event)
         wait_for(plant.aside_answers, "the other datasource answers", LIMIT_S)
         threading.Event().wait(hold_s / 2)
     wait_for(lambda: '"rows"' in _asked(plant, EVER, event), "it is answered again", LIMIT_S)
+    return True
 
 
 def _inside(file: Path) -> tuple[int, str]:
