@@ -2,8 +2,8 @@
 
 A process of Ray needs some three seconds from its start to the first event, nearly all of it for imports and kernels. Ray gives
 a new life of an actor to a worker that waits, if there is one that has never had a task; so one is kept. Ray has no call for
-that: a process is asked for, and the wish withdrawn while it starts (`rta.actors.warm` then warms it up). Without it everything
-comes back as well, only later.
+that: a process is asked for, and the wish withdrawn while it starts. It is chosen by its process id in a file, and warms up
+(`rta.actors.warm`). Without it everything comes back as well, only later.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 
-from rta.actors.warm import IDLE
+from rta.actors.warm import CHOSEN, IDLE
 
 logger = logging.getLogger(__name__)
 EVERY_S = 1.0
@@ -41,6 +42,7 @@ class Spare:
 
     def __init__(self) -> None:
         self._next = 0.0
+        self._chosen: set[int] = set()
         self._node: psutil.Process | None = None
 
     def keep(self) -> None:
@@ -52,7 +54,8 @@ class Spare:
             if not self._waiting() and not self._start():
                 logger.info("Ray has started no worker to be kept waiting")
                 self._next = time.monotonic() + PATIENCE_S
-        except psutil.Error as error:
+            self._choose(self._waiting())
+        except (psutil.Error, OSError) as error:
             logger.info("no worker is kept waiting: %s", error)
 
     def _start(self) -> bool:
@@ -63,6 +66,13 @@ class Spare:
             pause.wait(STEP_S)
         ray.cancel(wish, force=False)
         return bool(self._waiting())
+
+    def _choose(self, waiting: Sequence[int]) -> None:
+        """They are to be warm: all, because Ray says which one is taken. There is seldom more than one."""
+        path = os.environ.get(CHOSEN)
+        if path is not None and set(waiting) != self._chosen:
+            Path(path).write_text("".join(f"{pid}\n" for pid in waiting))
+            self._chosen = set(waiting)
 
     def _waiting(self) -> Sequence[int]:
         """Process ids of workers that no actor has, and of those that are being started."""
