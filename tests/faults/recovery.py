@@ -12,12 +12,15 @@ from typing import NamedTuple
 import httpx
 import psutil
 
+from rta.actors.warm import IDLE
 from tests.faults.plant import EVER, Plant
-from tests.system.running import AGGREGATOR, wait_for
+from tests.system.running import AGGREGATOR, is_warm, wait_for
 
 PAUSE_S = 10.0
 """Between two kills, about: enough for another worker to be started and warmed up, and the epochs are met at varying ages."""
 STEP_S = 0.02
+WARM_S_MAX = 120.0
+"""Until a worker waits, on a machine that is busy with other things; a death before that is another measurement."""
 
 
 class Recovery(NamedTuple):
@@ -50,6 +53,7 @@ def recoveries(folder: Path, count: int, *, seed: int, rate: int) -> list[Recove
 def _kill_one(plant: Plant, number: int) -> Recovery:
     """Complete is an answer that has every partition's owner, and in it what was acknowledged after the kill."""
     wait_for(lambda: len(plant.running.processes(AGGREGATOR)) == 2, "two aggregators run")
+    wait_for(lambda: any(map(is_warm, plant.running.processes(IDLE))), "a warm worker waits", WARM_S_MAX)
     victims = sorted(plant.running.processes(AGGREGATOR), key=lambda p: " ".join(p.cmdline()))
     victim, known = victims[number % 2], {p.pid for p in victims}
     seen = _Seen(plant, known)

@@ -37,6 +37,14 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) 
         pause.wait(0.05)
 
 
+def is_warm(process: psutil.Process) -> bool:
+    """Whether a worker process has loaded what an actor needs: the compiler of the kernels is in its memory."""
+    try:
+        return any("llvmlite" in region.path for region in process.memory_maps())
+    except psutil.Error:
+        return False
+
+
 class Running:
     """`rta up` on a folder. Start, stop, kill; ask and send over HTTP."""
 

@@ -7,16 +7,11 @@ from pathlib import Path
 import psutil
 
 from rta.actors.warm import IDLE
-from tests.system.running import AGGREGATOR, Running, wait_for
+from tests.system.running import AGGREGATOR, Running, is_warm, wait_for
 
 
 def waiting(running: Running) -> list[psutil.Process]:
     return running.processes(IDLE)
-
-
-def is_warm(process: psutil.Process) -> bool:
-    """numba's compiled code is in its memory."""
-    return any("llvmlite" in region.path for region in process.memory_maps())
 
 
 def test_the_successor_of_a_dead_aggregator_is_the_worker_that_waited(own_folder: Path) -> None:
