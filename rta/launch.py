@@ -27,10 +27,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rta.actors.links import Site
+from rta.actors.links import CATCHING_UP, Site
 from rta.actors.logs import check_log
 from rta.actors.ownership import fleet_names
 from rta.actors.processes import Guard, guarded, start_ray
+from rta.actors.warm import CHOSEN
 from rta.config import Settings
 from rta.errors import AccessError, ConflictError, RtaError, UnavailableError
 from rta.log.kafka.settings import kafka_settings
@@ -211,6 +212,9 @@ def environment(settings: Settings) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
+        "RAY_num_workers_soft_limit": "32",
+        "RAY_preload_python_modules": "rta.actors.warm",
+        CHOSEN: str(run / "spare"),
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
@@ -427,8 +431,9 @@ def _start_system(settings: Settings, site: Site) -> Fleet:
 
 
 def _wait_ready(settings: Settings, stop: threading.Event) -> None:
+    """Catching up with the log takes as long as it takes; anything else has to be over in time."""
     deadline = time.monotonic() + READY_S
-    reason = "no answer yet"
+    reason, said = "no answer yet", False
     while not stop.wait(0.1):
         try:
             with urllib.request.urlopen(f"{base_url(settings)}/readyz", timeout=5) as answer:
@@ -436,6 +441,11 @@ def _wait_ready(settings: Settings, stop: threading.Event) -> None:
                     return
         except urllib.error.HTTPError as error:
             reason = error.read().decode(errors="replace")[:300]
+            if CATCHING_UP in reason:
+                deadline = time.monotonic() + READY_S
+                if not said:
+                    say("rta: events are taken; catching up with the log before it is ready")
+                said = True
         except OSError as error:
             reason = str(error)
         if time.monotonic() > deadline:

@@ -56,6 +56,7 @@ class Aggregator:
         self._die = die
         self._started_ms = time.time_ns() // 1_000_000
         self._generation = 0
+        self._registered: int | None = None
         self._number = -1
         self._shards: dict[str, Shard] = {}
         self._epochs: dict[str, int] = {}
@@ -92,10 +93,10 @@ class Aggregator:
 
     def _register(self) -> None:
         registration = self._link.register(self.name, os.getpid())
-        self._generation = registration.generation
+        self._generation, self._registered = registration.generation, registration.number
 
     def _follow(self) -> None:
-        newest = self._assignments.newest()
+        newest = self._assignments.newest(self._registered)
         if newest is None or newest.number == self._number:
             return
         mine = newest.actors.get(self.name)

@@ -19,7 +19,7 @@ import msgspec
 from rta.actors.committer import Committer
 from rta.actors.crash import CrashPoints
 from rta.actors.housekeeper import Housekeeper
-from rta.actors.links import Site
+from rta.actors.links import CATCHING_UP, Site
 from rta.actors.log_watch import LogWatch
 from rta.actors.messages import AggregatorStatus, Registration
 from rta.actors.ownership import Ownership
@@ -306,12 +306,12 @@ class Coordinator:
             live = self._watch.datasource(datasource.folder, datasource.partitions)
             if datasource.folder in self._waits:
                 return False, f"'{datasource.name}' waits for its topic: {self._waits[datasource.folder]}"
-            if live["ownerless"]:
-                return False, f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
             if live["alarms"]:
                 return False, f"'{datasource.name}' has stopped: {live['alarms'][0]}"
+            if live["ownerless"]:
+                return False, f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
             if not live["caught_up"]:
-                return False, f"'{datasource.name}' is catching up with the log"
+                return False, f"'{datasource.name}' {CATCHING_UP}"
         self._was_ready = True
         return True, ""
 

@@ -6,6 +6,8 @@ fills the cache once per installation: `make setup` does, and `rta up` where nob
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 
 from rta.events.batch import encode, read, split
@@ -95,6 +97,14 @@ def warm_up_sources() -> None:
         datasource = parse_datasource({**document, **retention}, incarnation="warm", version=0, partitions=1)
         chunks = read_chunks("warm", 0, 0, bytes(builder.build()), [])
         SourceArrivals(datasource, {0: "warm"}, 1 << 20).batches(chunks)
+
+
+@functools.cache
+def warm_up_once(sources: bool) -> None:
+    """All that an aggregator needs, unless this process has done it before; with what reading other producers' topics takes."""
+    warm_up()
+    if sources:
+        warm_up_sources()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from rta.actors.messages import Registration
 from rta.log.kafka.settings import KafkaSettings
 from rta.store.model import Part
 
+CATCHING_UP = "is catching up with the log"
+"""In the reason why a system is not ready, when nothing but time is missing."""
+
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Where a system lives and how it is tuned: all that an actor needs to open its own connections."""

@@ -20,10 +20,10 @@ import polars as pl
 from rta.actors.commit_queue import CommitPorts, CommitQueue, EpochEnded, Listener
 from rta.actors.crash import CrashPoints
 from rta.actors.links import CoordinatorLink, Site
-from rta.actors.load import GAP_HINT, Load, LoadSpec, check_incarnation, id_run, load_newest, log_states
+from rta.actors.load import GAP_HINT, Load, LoadSpec, check_incarnation, id_runs, load_newest, log_states
 from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
 from rta.actors.segments import HotSegments
-from rta.errors import LogGapError, NotFoundError, RtaError, UnavailableError
+from rta.errors import CorruptFileError, LogGapError, NotFoundError, RtaError, UnavailableError
 from rta.events.batch import encode
 from rta.log.base import LogReader, Record
 from rta.store.model import RunRef
@@ -138,8 +138,8 @@ class Shard:
                 life = self._begin()
                 self.alarm = None
                 self._live(life)
-            except LogGapError as error:
-                # Only a person can go on from here (`rta resume`); a manifest then says where.
+            except (LogGapError, CorruptFileError) as error:
+                # Only a person can go on from here (`rta resume`, a backup); other datasources are not to suffer from it.
                 if self.alarm is None:
                     logger.error("%s stopped: %s", self.spec.datasource.name, error)
                     self._rescue(self._life)
@@ -163,6 +163,7 @@ class Shard:
         if self._life is not None:
             self._life.queue.stop()
         self._reload_reason = None
+        began = time.monotonic()
         load = load_newest(self._ports.store, self.spec, self._ports.reader, self._site)
         self.lives += 1
         listener = Listener(lost=self._lost, committed=self._committed, failed=self._die)
@@ -173,6 +174,14 @@ class Shard:
             queue=CommitQueue(load, self.spec, self._commit_ports, listener),
         )
         self._log_ends = self._ends(load)
+        logger.info(
+            "%s of %s begins at manifest %d, loaded in %.0f ms, %d records behind",
+            self.spec.actor,
+            self.spec.datasource.name,
+            load.manifest,
+            (time.monotonic() - began) * 1000,
+            sum(max(0, self._log_ends.get(p, 0) - offset) for p, offset in load.offsets.items()),
+        )
         self._read_through_ms = {}
         self._caught_up = self._at_end(load.offsets)
         self._life = life
@@ -305,7 +314,7 @@ class Shard:
             return False
         store, folder = self._ports.store, self.spec.datasource.folder
         try:
-            written = [id_run(store, folder, ref) for ref in life.runs]
+            written = id_runs(store, folder, life.runs)
         except UnavailableError as error:
             self._out_of_reach(error)
             self._stop.wait(timeout_s)

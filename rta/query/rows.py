@@ -6,7 +6,7 @@ condition the keys are read first and the other columns only of the rows that ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -30,6 +30,13 @@ class Source:
     frame: Frame
     time_min_ms: int
     time_max_ms: int
+    check: Callable[[], None] | None = None
+    """To be called before the frame is read; it raises when the file is not whole."""
+
+    def checked(self) -> Frame:
+        if self.check is not None:
+            self.check()
+        return self.frame
 
 
 def run_rows(plan: Plan, sources: Sequence[Source]) -> Answer:
@@ -66,7 +73,7 @@ def _first(
 ) -> pl.DataFrame:
     """The first rows of the order, at or after the cursor."""
     if keys[0].column != TIME:
-        return _sorted(plan, [s.frame for s in sources], keys, cursor, wanted)
+        return _sorted(plan, [s.checked() for s in sources], keys, cursor, wanted)
     descending = keys[0].descending
     inside = [s for s in sources if s.time_max_ms >= plan.start_ms and s.time_min_ms < plan.end_ms]
     inside = [s for s in inside if not _before_cursor(s, cursor, descending)]
@@ -74,7 +81,7 @@ def _first(
     found: pl.DataFrame | None = None
     taken, step = 0, 1
     while taken < len(inside):
-        frames: list[Frame] = [s.frame for s in inside[taken : taken + step]]
+        frames: list[Frame] = [s.checked() for s in inside[taken : taken + step]]
         if found is not None:
             frames.append(found)
         found = _sorted(plan, frames, keys, cursor, wanted)

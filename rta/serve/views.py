@@ -29,7 +29,7 @@ from rta.serve.ports import View
 from rta.store.manifests import ManifestLog
 from rta.store.model import FileRef, Manifest
 from rta.store.objects import ObjectStore
-from rta.store.runs import load_state
+from rta.store.runs import load_state, naming_state
 from rta.store.versions import TableVersions
 from rta.stream.columns import fit
 from rta.stream.rollups import merge_partials
@@ -276,10 +276,13 @@ class FolderViews:
         found: dict[StateKey, StateRows] = {}
         for path, partitions in wanted.items():
             key = (path, tuple(partitions), datasource.version)
-            found[key] = known.get(key) or state_rows(
-                load_state(self._store, self._folder, path), partitions, datasource
-            )
+            found[key] = known.get(key) or self._read_state(path, partitions, datasource)
         return Adopted(newest, datasource.version, found)
+
+    def _read_state(self, path: str, partitions: Sequence[int], datasource: Datasource) -> StateRows:
+        data = load_state(self._store, self._folder, path)
+        with naming_state(self._folder, path):
+            return state_rows(data, partitions, datasource)
 
     def _merge(self, name: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         rollup = self.datasource.rollup(name)

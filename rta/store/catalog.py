@@ -262,8 +262,14 @@ class Assignments:
         self._chain = Chain(store, layout.ASSIGNMENT)
         self._newest: Assignment | None = None
 
-    def newest(self) -> Assignment | None:
-        """None before the first. Cost: one request when nothing has changed since the last call here."""
+    def newest(self, hint: int | None = None) -> Assignment | None:
+        """None before the first. Cost: one request when nothing has changed since the last call here.
+
+        Args:
+            hint: A number that is known to be there, for the first call.
+        """
+        if self._newest is None and hint is not None:
+            self._newest = self._decode(hint, self._chain.get(hint))
         found = self._chain.newest(None if self._newest is None else self._newest.number)
         if found is not None:
             self._newest = self._decode(*found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from tests.services.clock import library
 from tests.services.kafka import jars
 from tests.services.places import MissingServiceError, program
 from tests.services.versitygw import versitygw
@@ -15,6 +16,7 @@ def main() -> int:
         ("java", lambda: program("java", "install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless)")),
         ("Apache Kafka", jars),
         ("versitygw", versitygw),
+        ("a clock that can be stepped", library),
     )
     missing = 0
     for name, fetch in wanted:
