@@ -325,6 +325,7 @@ def site_of(settings: Settings) -> Site:
         epoch_events=settings.epoch_events,
         dedup_memory_ids=settings.dedup_memory_ids,
         query_time_ms=settings.limits.query_time,
+        event_bytes=settings.limits.event,
         backlog_bytes_max=settings.limits.backlog,
         crash_at=settings.crash_at,
         run=os.environ.get(MARK, ""),
@@ -365,8 +366,9 @@ def _run(
 def _prepare_store(settings: Settings, site: Site, stop: threading.Event) -> Lease:
     """Before anything is started: refuse a store of a newer format, or one that another system uses; create the built-in and
     configured datasources."""
+    from rta.actors.logs import source_partitions
     from rta.events.builtin import events_document
-    from rta.store.catalog import Catalog
+    from rta.store.catalog import Catalog, partitions_of
     from rta.store.objects import open_store
 
     store = open_store(site.store)
@@ -378,7 +380,9 @@ def _prepare_store(settings: Settings, site: Site, stop: threading.Event) -> Lea
     for document in [{"name": "events", **events_document()}, *settings.datasources]:
         name = document.get("name")
         if name not in known:
-            catalog.create({**defaults, **document}, settings.partitions)
+            complete = {**defaults, **document}
+            partitions = partitions_of(complete, settings.partitions, lambda source: source_partitions(site, source))
+            catalog.create(complete, partitions)
         elif document in settings.datasources:
             catalog.update(str(name), document)
     return lease

@@ -22,12 +22,13 @@ from rta.actors.housekeeper import Housekeeper
 from rta.actors.links import Site
 from rta.actors.messages import AggregatorStatus, Registration
 from rta.actors.ownership import Ownership
+from rta.actors.topics import SourceTopics, Topics
 from rta.actors.watch import Watch
-from rta.errors import BadRequestError, FencedError, RtaError, UnavailableError
+from rta.errors import BadRequestError, FencedError, NotFoundError, RtaError, UnavailableError
 from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin
 from rta.store.catalog import Catalog
-from rta.store.commit import gaps, genesis, next_manifest, resumed
+from rta.store.commit import gaps, genesis, grown, next_manifest, resumed
 from rta.store.lease import RENEW_S, Lease
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest, Part
@@ -51,6 +52,7 @@ class Outside:
         kill: Ends an aggregator's process, so that it is started again.
         log_stats: The log's own figures, plain JSON.
         die: Ends this process with a reason.
+        open_source: Opens a reader of other producers' topics; None where there are none.
     """
 
     open_log: Callable[[], LogAdmin]
@@ -58,6 +60,7 @@ class Outside:
     kill: Callable[[str, int], None]
     log_stats: Callable[[], dict[str, Any]]
     die: Callable[[str], None]
+    open_source: Callable[[], SourceTopics] | None = None
 
 
 class Coordinator:
@@ -71,7 +74,7 @@ class Coordinator:
         self._lease = Lease(store, site.run, site.pid, site.url)
         self._lease.take()
         self._renewed = time.monotonic()
-        self._log = outside.open_log()
+        self._topics = Topics(outside.open_log(), outside.open_source)
         self._ownership = Ownership(store, site.aggregators, site.run)
         self._committer = Committer(
             store, self._ownership.generation, CrashPoints(site), on_manifest=self._on_manifest, stand_down=outside.die
@@ -83,6 +86,7 @@ class Coordinator:
         self._settling: dict[str, float] = {}
         self._was_ready = False
         self._catalog_version = -1
+        self._waits: dict[str, str] = {}
         self._spread = threading.Event()
         self._reconciling = threading.Lock()
         self._started_ms = _now_ms()
@@ -134,11 +138,14 @@ class Coordinator:
         """Bring log, manifests and assignment in line with the catalog now; the catalog's version."""
         with self._reconciling:
             state = self._catalog.read()
+            for datasource, count in self._topics.grown(state.datasources.values()):
+                logger.info("the topic of %s has %d partitions now", datasource.name, count)
+                self._catalog.grow(datasource.name, count)
+                state = self._catalog.read()
             if state.version == self._catalog_version and not self._spread.is_set():
                 return state.version
             self._spread.clear()
-            for datasource in state.datasources.values():
-                self._ensure(datasource)
+            ensured = [self._ensured(datasource) for datasource in state.datasources.values()]
             before, self._datasources = self._datasources, dict(state.datasources)
             changed = [d.folder for name, d in state.datasources.items() if before.get(name) != d]
             if self._was_ready:
@@ -146,7 +153,10 @@ class Coordinator:
             partitions = {d.folder: d.partitions for d in state.datasources.values()}
             self._ownership.assign(partitions, state.version)
             self._housekeeper.set_datasources(list(state.datasources.values()), state.dropped)
-            self._catalog_version = state.version
+            if all(ensured):
+                self._catalog_version = state.version
+            else:
+                self._spread.set()
             return state.version
 
     def scale(self, count: int) -> dict[str, Any]:
@@ -175,7 +185,7 @@ class Coordinator:
         if newest is None:
             raise UnavailableError(f"datasource '{name}' has no manifest yet", "it is being created")
         with self._reconciling:
-            states = self._log.create(datasource.folder, datasource.partitions)
+            states = self._topics.now(datasource)
         found = gaps(newest, states, _now_ms())
         if found and accept_loss:
             outcome = manifests.put(resumed(newest, found, self._ownership.generation, _now_ms()))
@@ -185,6 +195,20 @@ class Coordinator:
             self._housekeeper.notify()
         described = [{**msgspec.to_builtins(gap), "records": gap.records} for gap in found]
         return {"datasource": name, "gaps": described, "resumed": bool(found and accept_loss)}
+
+    def _ensured(self, datasource: Datasource) -> bool:
+        """Whether it has all that it needs. Another producer's topic that can't be read holds up nobody else."""
+        try:
+            self._ensure(datasource)
+        except (NotFoundError, UnavailableError) as error:
+            if datasource.source is None:
+                raise
+            if self._waits.get(datasource.folder) != error.message:
+                logger.warning("%s waits for its topic: %s", datasource.name, error)
+            self._waits[datasource.folder] = error.message
+            return False
+        self._waits.pop(datasource.folder, None)
+        return True
 
     def _ensure(self, datasource: Datasource) -> None:
         """A topic and a first manifest, whichever of them is missing; for one that is there, a fence.
@@ -196,11 +220,21 @@ class Coordinator:
         if newest is not None:
             if newest.coordinator < self._ownership.generation:
                 manifests.put(next_manifest(newest, [], self._ownership.generation, _now_ms()))
+            if len(newest.partitions) < datasource.partitions:
+                self._grow(datasource, manifests)
             return
-        partitions = self._log.create(datasource.folder, datasource.partitions)
+        partitions = self._topics.begin(datasource)
         first = genesis(datasource, partitions, self._ownership.generation, _now_ms())
         if not manifests.put(first).done:
             logger.info("the first manifest of %s was there already", datasource.folder)
+
+    def _grow(self, datasource: Datasource, manifests: ManifestLog) -> None:
+        """Take partitions into the chain that another producer's topic has got. Raises UnavailableError."""
+        newest = manifests.newest()
+        assert newest is not None
+        states = self._topics.now(datasource)
+        if not manifests.put(grown(newest, states, self._ownership.generation, _now_ms())).done:
+            raise UnavailableError(f"'{datasource.name}' was committed to meanwhile", "it is tried again")
 
     def status(self) -> dict[str, Any]:
         """All that `/v1/status` shows, plain JSON."""
@@ -232,6 +266,8 @@ class Coordinator:
             "folder": datasource.folder,
             "version": datasource.version,
             "partitions": datasource.partitions,
+            "topic": datasource.topic,
+            "waits_for": self._waits.get(datasource.folder),
             "manifest": None if newest is None else newest.number,
             "committed_ms": None if newest is None else newest.created_ms,
             "events_committed": 0 if newest is None else sum(e.folded - e.buffered for e in newest.partitions),
@@ -251,6 +287,8 @@ class Coordinator:
             if time.monotonic() < self._settling.get(datasource.folder, 0.0):
                 continue
             live = self._watch.datasource(datasource.folder, datasource.partitions)
+            if datasource.folder in self._waits:
+                return False, f"'{datasource.name}' waits for its topic: {self._waits[datasource.folder]}"
             if live["ownerless"]:
                 return False, f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
             if live["alarms"]:

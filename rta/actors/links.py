@@ -28,6 +28,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     epoch_events: int
     dedup_memory_ids: int
     query_time_ms: int
+    event_bytes: int = 1 << 20
+    """What one event of a topic of other producers may have."""
     backlog_bytes_max: int
     crash_at: str | None
     run: str = ""

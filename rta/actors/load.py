@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rta.actors.arrivals import Arrivals, arrivals_of
 from rta.actors.links import Site
 from rta.errors import LogGapError, NotFoundError, UnavailableError
 from rta.events.schemas import Datasource
+from rta.events.sources import narrowed
 from rta.log.base import LogReader, PartitionState
 from rta.store.manifests import ManifestLog
 from rta.store.model import GENESIS, Manifest, PartitionEntry, RunRef
@@ -37,6 +39,7 @@ class Load:
     """A fold as manifest `manifest` left it. `based_on` names, per partition, the part whose state was loaded."""
 
     fold: Fold
+    arrivals: Arrivals
     manifest: int
     offsets: dict[int, int]
     incarnations: dict[int, str]
@@ -55,17 +58,25 @@ def load_newest(store: ObjectStore, spec: LoadSpec, reader: LogReader, site: Sit
     if newest is None:
         raise UnavailableError(f"datasource '{spec.datasource.name}' has no manifest yet", "the coordinator makes it")
     entries = [e for e in newest.partitions if e.partition in spec.partitions]
+    if len(entries) < len(spec.partitions):
+        raise UnavailableError(
+            f"manifest {newest.number} of '{spec.datasource.name}' lacks partitions that are new",
+            "the next one has them",
+        )
     states = log_states(reader, spec.datasource)
     for entry in entries:
         check_log(spec.datasource.name, entry, states.get(entry.partition))
     saved = _saved(store, folder, entries)
     loaded = [_partition(store, folder, entry, saved.get(entry.partition)) for entry in entries]
     limits = FoldLimits(dedup_memory_ids=site.dedup_memory_ids)
+    datasource = narrowed(spec.datasource)
+    incarnations = {e.partition: e.log_incarnation for e in entries}
     return Load(
-        fold=Fold(spec.datasource, loaded, limits),
+        fold=Fold(datasource, loaded, limits),
+        arrivals=arrivals_of(datasource, incarnations, site.event_bytes),
         manifest=newest.number,
         offsets={e.partition: e.to_offset for e in entries},
-        incarnations={e.partition: e.log_incarnation for e in entries},
+        incarnations=incarnations,
         based_on={e.partition: e.part for e in entries},
     )
 
@@ -73,7 +84,7 @@ def load_newest(store: ObjectStore, spec: LoadSpec, reader: LogReader, site: Sit
 def log_states(reader: LogReader, datasource: Datasource) -> dict[int, PartitionState]:
     """The partitions of a datasource's topic. Raises LogGapError when the topic is gone."""
     try:
-        return reader.partitions(datasource.folder)
+        return reader.partitions(datasource.topic)
     except NotFoundError as error:
         raise LogGapError(f"the topic of '{datasource.name}' is gone: {error.message}", GAP_HINT) from error
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rta.actors.links import Site
-from rta.errors import RtaError
+from rta.errors import BadRequestError, RtaError
+from rta.events.schemas import Datasource, Source
 from rta.log.base import LogAdmin, LogReader, LogWriter
 
+if TYPE_CHECKING:
+    from rta.log.kafka.source import SourceReader
 
-def open_reader(site: Site) -> LogReader:
+
+def open_reader(site: Site, datasource: Datasource | None = None) -> LogReader:
+    """Of rta's own topics, or of the topic of other producers that a datasource reads."""
+    if datasource is not None and datasource.source is not None:
+        return open_source(site)
     if site.kafka is not None:
         from rta.log.kafka.reader import KafkaReader
 
@@ -20,6 +27,26 @@ def open_reader(site: Site) -> LogReader:
     from rta.log.embedded import EmbeddedReader
 
     return EmbeddedReader(Path(site.log_folder), Path(site.log_socket))
+
+
+def open_source(site: Site) -> SourceReader:
+    """Raises BadRequestError where no brokers are configured."""
+    if site.kafka is None:
+        raise BadRequestError(
+            "a 'source' needs Kafka, and this system's log is 'embedded'", "set 'log' to kafka://host:9092"
+        )
+    from rta.log.kafka.source import SourceReader
+
+    return SourceReader(site.kafka)
+
+
+def source_partitions(site: Site, source: Source) -> int:
+    """How many partitions the topic has now. Raises NotFoundError, UnavailableError, BadRequestError."""
+    reader = open_source(site)
+    try:
+        return len(reader.partitions(source.topic))
+    finally:
+        reader.close()
 
 
 def open_writer(site: Site) -> LogWriter:

@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rta.actors.links import Site
-from rta.actors.logs import log_stats, open_admin, open_reader
+from rta.actors.logs import log_stats, open_admin, open_reader, open_source
 from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, Registration, RowsRequest
 from rta.errors import RtaError, UnavailableError
 from rta.store.model import Part
@@ -130,6 +130,7 @@ class CoordinatorActor:
                 kill=aggregators.kill,
                 log_stats=lambda: log_stats(self._site),
                 die=_last_words(self._site, COORDINATOR),
+                open_source=lambda: open_source(self._site),
             )
             self._coordinator = Coordinator(self._site, open_store(self._site.store), outside)
             self._coordinator.start()
@@ -181,18 +182,20 @@ class AggregatorActor:
 
     def __init__(self, name: str, site: bytes) -> None:
         from rta.actors.aggregator import Aggregator
-        from rta.actors.kernels import warm_up
+        from rta.actors.kernels import warm_up, warm_up_sources
         from rta.store.objects import open_store
 
         self._site = _decode(site, type=Site)
         _process(self._site, name)
         with _starting(self._site, name):
             warm_up()
+            if self._site.kafka is not None:
+                warm_up_sources()
             self._aggregator = Aggregator(
                 name,
                 self._site,
                 open_store(self._site.store),
-                open_reader=lambda: open_reader(self._site),
+                open_reader=lambda datasource: open_reader(self._site, datasource),
                 link=RemoteCoordinator(),
                 die=_last_words(self._site, name),
             )

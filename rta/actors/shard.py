@@ -24,12 +24,11 @@ from rta.actors.load import GAP_HINT, Load, LoadSpec, check_incarnation, id_run,
 from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
 from rta.actors.segments import HotSegments
 from rta.errors import LogGapError, NotFoundError, RtaError, UnavailableError
-from rta.events.batch import encode, read
+from rta.events.batch import encode
 from rta.log.base import LogReader, Record
 from rta.store.model import RunRef
 from rta.store.objects import ObjectStore
 from rta.stream.fold import Fold
-from rta.stream.model import BatchArrived
 from rta.stream.rollups import merge_partials
 
 logger = logging.getLogger(__name__)
@@ -233,7 +232,7 @@ class Shard:
         self._away = error.message
 
     def _next_records(self, offsets: dict[int, int]) -> list[Record]:
-        topic = self.spec.datasource.folder
+        topic = self.spec.datasource.topic
         reader = self._ports.reader
         began_ms = _now_ms()
         records = reader.fetch(topic, offsets, FETCH_BYTES)
@@ -260,18 +259,7 @@ class Shard:
         self._read_through_ms = {**self._read_through_ms, **through}
 
     def _fold(self, life: _Life, records: Sequence[Record]) -> None:
-        datasource = self.spec.datasource
-        batches = [
-            BatchArrived(
-                partition=r.partition,
-                offset=r.offset,
-                append_time_ms=r.append_time_ms,
-                events=r.header.events,
-                id_sum=r.header.id_sum,
-                rows=read(r.payload, datasource),
-            )
-            for r in records
-        ]
+        batches = life.load.arrivals.batches(records)
         increment = life.load.fold.fold(batches)
         life.segments.append(increment)
         self._events += increment.rows.num_rows

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from ray import serve
@@ -20,6 +20,10 @@ from ray import serve
 from rta.actors.links import Site
 from rta.config import Settings
 from rta.serve.http import AsgiApp, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from rta.serve.control import StoreDefinitions
+    from rta.store.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 Close = Callable[[], Awaitable[None]]
@@ -76,7 +80,6 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     """The ingest app of one replica."""
     from rta.actors.logs import open_writer
     from rta.events.decode import Edge, Limits, warm_up
-    from rta.serve.control import StoreDefinitions
     from rta.serve.ingest import IngestApp
     from rta.serve.intake import Intake, IntakeLimits
     from rta.store.manifests import ManifestLog
@@ -92,7 +95,7 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         return {} if newest is None else {e.partition: e.log_incarnation for e in newest.partitions}
 
     intake = Intake(
-        StoreDefinitions(store, settings.partitions, settings.dedup_window),
+        _definitions(site, settings, store),
         writer,
         Edge(int.from_bytes(os.urandom(8), "little")),
         IntakeLimits(Limits(limits.body, limits.unpacked, limits.event)),
@@ -114,7 +117,7 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     """The query, control and page app of one replica."""
     from rta.actors.kernels import warm_up
     from rta.actors.remote import RemotePeers
-    from rta.serve.control import RemoteControl, StoreDefinitions
+    from rta.serve.control import RemoteControl
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
     from rta.serve.service import QueryService
@@ -124,7 +127,7 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.store.objects import open_store
 
     store = open_store(site.store)
-    definitions = StoreDefinitions(store, settings.partitions, settings.dedup_window)
+    definitions = _definitions(site, settings, store)
     await asyncio.to_thread(warm_up)
     assignments = Assignments(store)
 
@@ -145,6 +148,15 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         await scans.close()
 
     return app, close
+
+
+def _definitions(site: Site, settings: Settings, store: ObjectStore) -> StoreDefinitions:
+    from rta.actors.logs import source_partitions
+    from rta.serve.control import StoreDefinitions
+
+    return StoreDefinitions(
+        store, settings.partitions, settings.dedup_window, lambda source: source_partitions(site, source)
+    )
 
 
 async def _report(name: str, snapshot: Callable[[], Any]) -> None:

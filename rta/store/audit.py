@@ -152,7 +152,8 @@ class Audit:
     def _count(self, manifest: Manifest) -> dict[int, Tally]:
         """Rows and id sums by partition in the raw files that a manifest added."""
         schema = self._datasource.raw_schema()
-        names = [*self._datasource.keys, *([self._datasource.id] if self._datasource.id else [ID_HI, ID_LO])]
+        names = [*self._datasource.keys, *([self._datasource.id] if self._datasource.id else [])]
+        names += [ID_HI, ID_LO] if self._datasource.has_places else []
         wanted = pa.schema([schema.field(name) for name in dict.fromkeys(names)])
         tallies: dict[int, Tally] = {}
         for file in manifest.files:

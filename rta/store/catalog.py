@@ -15,7 +15,7 @@ import msgspec
 
 from rta.errors import ConflictError, CorruptFileError, NotFoundError, UnavailableError
 from rta.events.definition import check_change, parse_datasource
-from rta.events.schemas import Datasource
+from rta.events.schemas import Datasource, Source
 from rta.store import layout
 from rta.store.chain import Chain, Outcome
 from rta.store.model import Assignment
@@ -144,6 +144,20 @@ class Catalog:
 
         return self.change(change).datasources[name]
 
+    def grow(self, name: str, partitions: int) -> None:
+        """The topic that a datasource reads has more partitions now. Raises NotFoundError."""
+
+        def change(state: CatalogState, version: int) -> CatalogDocument | None:
+            entry = state.document.datasources.get(name)
+            if entry is None:
+                raise NotFoundError(f"there is no datasource '{name}'", "GET /v1/datasources lists them")
+            if entry.partitions >= partitions:
+                return None
+            grown = msgspec.structs.replace(entry, version=version, partitions=partitions)
+            return _with(state, version, {**state.document.datasources, name: grown})
+
+        self.change(change)
+
     def delete(self, name: str, now_ms: int) -> Datasource:
         """Remove a definition and leave a tombstone, by which the coordinator removes the data.
 
@@ -230,6 +244,15 @@ def _decode(number: int, content: bytes, known: CatalogState) -> CatalogState:
         )
         datasources[name] = msgspec.structs.replace(made, later_rollups=entry.later_rollups)
     return CatalogState(document, datasources)
+
+
+def partitions_of(document: Mapping[str, Any], partitions: int, look_up: Callable[[Source], int]) -> int:
+    """How many partitions a new datasource gets: those of the topic that it reads, or `partitions`.
+
+    Raises InvalidDatasourceError, and what `look_up` raises.
+    """
+    source = parse_datasource(document, incarnation="", version=0, partitions=partitions).source
+    return partitions if source is None else look_up(source)
 
 
 class Assignments:

@@ -155,6 +155,9 @@ class Fold:
         return found
 
     def _admit(self, batches: Sequence[BatchArrived], append_times: list[int], ids: Identities, ends: Longs) -> Flags:
+        if self._datasource.source is not None and self._datasource.id is None:
+            # An event is its place in the log, and no place is read twice.
+            return np.ones(len(ids), np.bool_)
         record_steps = np.array([self._duplicates.step_of(t) for t in append_times], np.int64)
         steps = np.repeat(record_steps, np.diff(ends, prepend=0))
         new = np.zeros(len(ids), np.bool_)

@@ -57,6 +57,8 @@ class BatchArrived:
     events: int
     id_sum: int
     rows: pa.Table
+    rejected: pa.Table | None = None
+    rejected_sum: int = 0
 
 
 @dataclass(frozen=True, slots=True)

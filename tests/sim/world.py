@@ -153,7 +153,7 @@ class World:
                 name,
                 self.site(self.names),
                 store,
-                lambda: SimReader(self.log, process),
+                lambda _: SimReader(self.log, process),
                 Link(self, process),
                 lambda reason: self.died(process, reason),
             )

@@ -197,6 +197,8 @@ class Session:
 
 
 def unknown_topic(settings: KafkaSettings, name: str) -> NotFoundError:
+    if not settings.topic_prefix:
+        return NotFoundError(f"{settings.name} has no topic '{name}'", "make the topic first, or name another one")
     return NotFoundError(
         f"{settings.name} has no topic '{settings.topic(name)}' (for '{name}')",
         "was it deleted? the coordinator makes it",
