@@ -34,6 +34,7 @@ from benchmarks.kafka_workloads import W1, WORKLOADS, Workload
 from benchmarks.load import Asker, request
 from benchmarks.running import Running, running
 from rta.client import Client
+from rta.launch import prepare
 from rta.log.kafka.settings import KafkaSettings
 from tests.services.kafka import Kafka
 
@@ -269,6 +270,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    prepare()
     print(
         f"{os.cpu_count()} cores, {options.events:,} events, batches of {options.batch_kb} KB; broker on the same cores"
     )
