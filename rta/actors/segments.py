@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rta.actors.messages import Cursor, RowsRequest, SegmentDelta
 from rta.errors import NotFoundError
+from rta.events.schemas import TIME
 from rta.stream.model import Increment
 
 MergePartials = Callable[[str, Sequence[pl.DataFrame]], pl.DataFrame]
@@ -127,6 +129,7 @@ class HotSegments:
             to_offsets=to_offsets,
             partials=partials,
             rows=sum(c.rows.num_rows for c in chunks),
+            rows_ms=_rows_ms([c.rows for c in chunks if c.rows.num_rows]),
         )
 
     def _partial(self, epoch: int, span: tuple[int, int], name: str, chunks: Sequence[Increment]) -> bytes:
@@ -150,3 +153,9 @@ class HotSegments:
                 raise NotFoundError(f"hot segment of epoch {missing[0]} is no longer kept", "take a newer view")
             tables = [c.rows for r in requests for c in by_epoch[r.epoch].chunks[r.first_chunk : r.next_chunk]]
         return pa.concat_tables(tables)
+
+
+def _rows_ms(tables: Sequence[pa.Table]) -> tuple[int, int] | None:
+    """First and last event time of raw rows."""
+    found = [pc.min_max(table.column(TIME).cast(pa.int64())) for table in tables]
+    return (min(f["min"].as_py() for f in found), max(f["max"].as_py() for f in found)) if found else None

@@ -15,6 +15,7 @@ import polars as pl
 
 from rta.actors.messages import Cursor, HotDelta, SegmentDelta
 from rta.errors import InvariantError
+from rta.serve.spans import RAW, Span, Times, extended, last_within, times_of_frame
 from rta.store.model import Manifest
 
 FAN_IN = 4
@@ -57,6 +58,7 @@ class Segment:
     closed: bool = False
     rows: int = 0
     partials: dict[str, Frames] = field(default_factory=dict)
+    spans: dict[str | None, tuple[Span, ...]] = field(default_factory=dict)
 
     def extend(self, delta: SegmentDelta, merge: Merge) -> None:
         if delta.first_chunk != self.next_chunk:
@@ -65,9 +67,15 @@ class Segment:
         self.to_offsets = delta.to_offsets
         self.closed = delta.closed
         self.rows += delta.rows
+        self._touch(RAW, delta.rows_ms)
         for name, data in delta.partials.items():
             frames = self.partials.setdefault(name, Frames())
-            frames.add(pl.read_ipc_stream(data), partial(merge, name))
+            frame = pl.read_ipc_stream(data)
+            self._touch(name, times_of_frame(frame))
+            frames.add(frame, partial(merge, name))
+
+    def _touch(self, table: str | None, times: Times | None) -> None:
+        self.spans[table] = extended(self.spans.get(table, ()), self.next_chunk, times)
 
 
 @dataclass(slots=True)
@@ -127,7 +135,7 @@ class LoadCopy:
 
 @dataclass(frozen=True, slots=True)
 class SegmentUse:
-    """How much of a segment a view uses; the frames are those of that moment."""
+    """How much of a segment a view uses; the frames are those of that moment, `spans` the times that its chunks touch."""
 
     load: str
     actor: str
@@ -135,6 +143,12 @@ class SegmentUse:
     next_chunk: int
     rows: int
     partials: Mapping[str, tuple[pl.DataFrame, ...]]
+    spans: Mapping[str | None, tuple[Span, ...]]
+
+    def part(self, table: str | None, start_ms: int, end_ms: int) -> str | None:
+        """Names what the segment holds of a table (`spans.RAW` for raw rows) in a range; None when that is nothing."""
+        last = last_within(self.spans.get(table, ()), start_ms, end_ms)
+        return f"{self.load} {self.epoch} {last}" if last else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,4 +277,6 @@ class HotState:
 
 def _use(load: LoadCopy, segment: Segment) -> SegmentUse:
     partials = {name: frames.all() for name, frames in segment.partials.items()}
-    return SegmentUse(load.load, load.actor, segment.epoch, segment.next_chunk, segment.rows, partials)
+    return SegmentUse(
+        load.load, load.actor, segment.epoch, segment.next_chunk, segment.rows, partials, dict(segment.spans)
+    )

@@ -16,10 +16,11 @@ from rta.config import LimitSettings, Settings
 from rta.errors import CorruptFileError, InvalidQueryError, NotFoundError, TimeLimitError
 from rta.query.answer import read_stream
 from rta.query.position import Position
+from rta.serve.answers import AnswerCache
 from rta.serve.ports import View
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished
-from rta.serve.service import RENEWALS_MAX, AnswerCache, QueryService, Reply
+from rta.serve.service import RENEWALS_MAX, QueryService, Reply
 from rta.store.cache import FileCache
 from rta.store.layout import table_file
 from rta.store.model import FileRef

@@ -15,6 +15,7 @@ from rta.errors import NotFoundError
 from rta.events.schemas import TIME, Datasource
 from rta.query.position import Position
 from rta.serve.ports import View
+from rta.serve.spans import times_of_frame, times_of_rows, within
 from rta.store.model import FileRef
 from rta.store.objects import LocalStore
 from rta.store.parquet import write_table_file
@@ -46,6 +47,10 @@ class FixedView:
 
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]
+
+    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> list[str]:
+        times = times_of_rows(self.hot) if rollup is None else times_of_frame(wikipedia.partials(self.hot, rollup))
+        return [f"hot {self.position}"] if within(times, start_ms, end_ms) else []
 
     async def rows(self) -> pa.Table:
         return self.hot
