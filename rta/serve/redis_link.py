@@ -48,7 +48,7 @@ class RedisLink:
         self.name = settings.name
         self._prefix = f"rta:{identity}"
         self._limit_s = limit_s
-        self._pool = _pool(settings, limit_s)
+        self._pool = _pool(settings)
         self._redis: Any = Redis(connection_pool=self._pool)
         self._room = asyncio.Semaphore(CONNECTIONS_MAX)
         self._failures = 0
@@ -116,11 +116,9 @@ class RedisLink:
         Raises:
             AwayError: Redis is away, too slow, or refused the command. It may have carried it out.
         """
-        if self._reason is not None:
-            self._calls.add(1, "away")
-            raise AwayError(self._reason)
+        await self._enter()
         try:
-            async with asyncio.timeout(self._limit_s), self._room:
+            async with asyncio.timeout(self._limit_s):
                 found = await work()
         except ResponseError as error:
             self._calls.add(1, "refused")
@@ -128,9 +126,31 @@ class RedisLink:
         except (RedisError, OSError, TimeoutError) as error:
             self._failed(error)
             raise AwayError(_said(error)) from error
+        finally:
+            self._room.release()
         self._failures = 0
         self._calls.add(1, "done")
         return found
+
+    async def _enter(self) -> None:
+        """Wait for a connection. That there is none in time is not Redis's fault, and says nothing of it."""
+        self._check()
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._room.acquire()
+        except TimeoutError as error:
+            self._calls.add(1, "crowded")
+            raise AwayError("too many calls at once") from error
+        try:
+            self._check()
+        except AwayError:
+            self._room.release()
+            raise
+
+    def _check(self) -> None:
+        if self._reason is not None:
+            self._calls.add(1, "away")
+            raise AwayError(self._reason)
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
@@ -174,7 +194,9 @@ class RedisLink:
         self._back()
 
 
-def _pool(settings: RedisSettings, limit_s: float) -> ConnectionPool:
+def _pool(settings: RedisSettings) -> ConnectionPool:
+    """Connections without limits of their own, which are kept outside: on Python 3.11 the client's one on writing swallows it
+    when a task is cancelled."""
     return ConnectionPool(
         connection_class=SSLConnection if settings.tls else Connection,
         max_connections=CONNECTIONS_MAX + 2,
@@ -184,8 +206,8 @@ def _pool(settings: RedisSettings, limit_s: float) -> ConnectionPool:
         username=settings.username,
         password=settings.password,
         protocol=2,
-        socket_timeout=limit_s,
-        socket_connect_timeout=limit_s,
+        socket_timeout=None,
+        socket_connect_timeout=None,
         retry=Retry(NoBackoff(), 0),
     )
 

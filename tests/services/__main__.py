@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from tests.services.kafka import jars
 from tests.services.places import MissingServiceError, program
+from tests.services.redis import redis_server
 from tests.services.versitygw import versitygw
 
 
@@ -15,6 +16,7 @@ def main() -> int:
         ("java", lambda: program("java", "install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless)")),
         ("Apache Kafka", jars),
         ("versitygw", versitygw),
+        ("Redis", redis_server),
     )
     missing = 0
     for name, fetch in wanted:
