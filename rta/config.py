@@ -306,10 +306,13 @@ def _nearest(key: str, model: type[BaseModel]) -> str:
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         model = SECTIONS.get(str(first["loc"][0]), Settings) if len(first["loc"]) > 1 else Settings
         return f"unknown setting '{path}'", _nearest(str(first["loc"][-1]), model)
+    if first["type"] == "missing":
+        return f"setting '{path}' is missing", "docs/operations.md lists the settings"
     said = first["msg"].removeprefix("Value error, ")
     return f"setting '{path}' is {first.get('input')!r}: {said}", "docs/operations.md lists the settings"
