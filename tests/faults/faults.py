@@ -68,6 +68,18 @@ def broker_frozen(plant: Plant, hold_s: float) -> None:
     plant.kafka.thaw()
 
 
+def redis_killed(plant: Plant, hold_s: float) -> None:
+    plant.redis.kill()
+    _pause(hold_s / 4)
+    plant.redis.start()
+
+
+def redis_frozen(plant: Plant, hold_s: float) -> None:
+    plant.redis.freeze()
+    _pause(hold_s)
+    plant.redis.thaw()
+
+
 def bucket(faults: Faults) -> Fault:
     def run(plant: Plant, hold_s: float) -> None:
         plant.proxy.faults = faults
@@ -133,6 +145,8 @@ FAULTS: Mapping[str, Fault] = {
     "bucket slow": bucket(Faults(delay_s=0.3)),
     "bucket fails each third": bucket(Faults(every=3)),
     "bucket forgets answers": bucket(Faults(forget=lambda method, path: method == "PUT" and hash(path) % 2 == 0)),
+    "kill Redis": redis_killed,
+    "freeze Redis": redis_frozen,
     "scale": scaled,
     "second system": second_system,
     "kill the Ray node": raylet_killed,

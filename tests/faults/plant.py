@@ -1,4 +1,4 @@
-"""rta on Kafka and a bucket, with a proxy that spoils the bucket, senders, a watcher, and the oracle."""
+"""rta on Kafka, a bucket and a Redis, with a proxy that spoils the bucket, senders, a watcher, and the oracle."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 
 from tests.services.faulty import FaultyProxy
 from tests.services.kafka import Kafka
+from tests.services.redis import RedisServer
 from tests.services.versitygw import BUCKET, VersityGw
 from tests.system.running import Running, Sender, Watcher, wait_for
 
@@ -50,12 +51,15 @@ class Plant:
         self.kafka = Kafka()
         self.bucket = VersityGw()
         self.proxy = FaultyProxy(self.bucket.port)
+        self.redis = RedisServer()
         self.running = Running(
             folder,
             environment={**os.environ, **self.bucket.environment(self.proxy.endpoint)},
             log=self.kafka.url,
             store=self.bucket.url("plant"),
             kafka={"delivery": "5s", "request": "2s"},
+            redis=self.redis.url,
+            quotas={"events_per_second": 10_000_000, "burst": 10_000_000},
         )
         self.senders: list[Sender] = []
         self.watcher: Watcher | None = None
@@ -164,5 +168,6 @@ class Plant:
         if self.running.process is not None and self.running.process.poll() is None:
             self.running.kill_everything()
         self.proxy.close()
+        self.redis.close()
         self.bucket.close()
         self.kafka.close()
