@@ -57,9 +57,7 @@ def test_status_says_that_both_are_shared_and_keeps_the_password(running: Runnin
     wait_for(lambda: shared(running), "quotas and answers are shared")
     document = running.status()
     assert document["sharing"]["redis"]["place"] == redis.url
-    said = subprocess.run(
-        running.command("status", "--config", str(running.config)), capture_output=True, text=True, check=True
-    )
+    said = subprocess.run(running.command("status", "--url", running.url), capture_output=True, text=True, check=True)
     assert said.stdout.count("shared through Redis") == 2
     assert "reachable" in said.stdout
     for text in (str(document), said.stdout, said.stderr, running.log.read_text()):
@@ -138,9 +136,7 @@ def test_redis_frozen_killed_and_back_under_load(running: Running, redis: RedisS
     for fault, mend in ((redis.freeze, redis.thaw), (redis.kill, redis.start)):
         wait_for(lambda: shared(running), "Redis is used")
         fault()
-        wait_for(lambda: not shared(running), "Redis is missed")
-        found = sharing(running)
-        assert found["redis"]["reason"]
+        wait_for(lambda: bool(sharing(running)["redis"]["reason"]), "Redis is missed")
         wait_for(lambda: sharing(running)["quotas"]["how"].startswith("per process"), "each has its own quota")
         answer = running.query({"datasource": "events", "metrics": [COUNT], "max_staleness_ms": 0})
         assert answer["meta"]["elapsed_ms"] < 2_000
