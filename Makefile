@@ -18,7 +18,7 @@ help:
 	@echo "make bench   measure this machine; BENCH='edge http' picks some"
 	@echo "make sim     10,000 simulated schedules of crashes and zombies; SIM='--seed 7 --schedules 1' for one"
 	@echo "make faults  half an hour of real faults on a real Kafka and bucket; FAULTS='--minutes 5 --seed 7'"
-	@echo "make services fetch what the tests run against: Kafka's jars, versitygw; says what else is missing"
+	@echo "make services fetch what the tests run against: Kafka's jars, versitygw; says if Java or Redis is missing"
 	@echo "make clean   remove $(VENV), caches and build output; data folders stay"
 
 setup: $(STAMP)

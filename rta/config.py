@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import (
@@ -50,6 +51,7 @@ DurationMs = Annotated[int, _parsed(parse_duration_ms, "'30s', '24h' or '365d'")
 
 KAFKA_SCHEME = "kafka://"
 KAFKA_PORT = 9092
+REDIS_PORT = 6379
 S3_PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*/?")
 
 
@@ -117,6 +119,13 @@ class KafkaOptions(_Section):
         return None if self.password is None else self.password.get_secret_value()
 
 
+class QuotaSettings(_Section):
+    """What each source may send: `events_per_second` in the long run, `burst` at once. A larger request never fits."""
+
+    events_per_second: float = Field(gt=0, le=1e12, allow_inf_nan=False)
+    burst: int = Field(ge=1, le=10**12)
+
+
 class Settings(_Section):
     """Everything that a person can set. Field by field as in the README."""
 
@@ -128,6 +137,10 @@ class Settings(_Section):
     kafka: KafkaOptions = KafkaOptions()
     store: str = "local"
     """`local` is in `data_dir`; or `s3://bucket/prefix`."""
+    redis: str | None = None
+    """`redis://host:port/0` or `rediss://…`, what replicas share quotas and answers through; never with its password."""
+    redis_password: SecretStr | None = None
+    """From the environment (`RTA_REDIS_PASSWORD`), or taken out of the url."""
     partitions: int = Field(default=8, ge=1, le=1024)
     aggregators: int | Literal["auto"] = "auto"
     epoch: DurationMs = 30_000
@@ -135,6 +148,7 @@ class Settings(_Section):
     dedup_window: DurationMs = 86_400_000
     dedup_memory_ids: int = Field(default=20_000_000, gt=0)
     ingress: Literal["auto", "haproxy", "python"] = "auto"
+    quotas: QuotaSettings | None = None
     limits: LimitSettings = LimitSettings()
     datasources: list[dict[str, Any]] = Field(default_factory=list)
     crash_at: str | None = None
@@ -153,6 +167,23 @@ class Settings(_Section):
         if value != "local" and S3_PLACE.fullmatch(value) is None:
             raise ValueError("that is no store that rta knows; write 'local' or s3://bucket/prefix")
         return value.rstrip("/")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_secrets(cls, document: Any) -> Any:
+        """Before anything can name the url in a message, its password is taken out."""
+        if not isinstance(document, dict) or not isinstance(document.get("redis"), str):
+            return document
+        url, password = _without_password(document["redis"])
+        taken = document.get("redis_password") or password
+        return {**document, "redis": url, **({"redis_password": taken} if taken else {})}
+
+    @field_validator("redis")
+    @classmethod
+    def _known_redis(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_redis(value)
+        return value
 
     @property
     def kafka_servers(self) -> tuple[str, ...]:
@@ -180,6 +211,37 @@ def parse_servers(url: str) -> tuple[str, ...]:
             raise ValueError(f"'{entry}' is no host:port; {remedy}")
         servers.append(f"{host}:{int(port)}")
     return tuple(servers)
+
+
+class RedisPlace(NamedTuple):
+    host: str
+    port: int
+    database: int
+    tls: bool
+    username: str | None
+
+
+def parse_redis(url: str) -> RedisPlace:
+    """`redis://user@host:port/database` without its password. Raises ValueError."""
+    remedy = "write redis://host:6379/0 or rediss://host:6380/0"
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port or REDIS_PORT, parts.hostname
+    except ValueError as error:
+        raise ValueError(f"that is no Redis that rta knows; {remedy}") from error
+    database = parts.path.strip("/") or "0"
+    if parts.scheme not in ("redis", "rediss") or not host or parts.query or parts.fragment or not database.isdecimal():
+        raise ValueError(f"that is no Redis that rta knows; {remedy}")
+    username = unquote(parts.username) if parts.username else None
+    return RedisPlace(host, port, int(database), parts.scheme == "rediss", username)
+
+
+def _without_password(url: str) -> tuple[str, str | None]:
+    """The url without its password, and the password."""
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    userinfo, at, place = rest.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    return f"{scheme}{separator}{user}{at if user else ''}{place}", unquote(password) or None
 
 
 def load_settings(path: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -222,6 +284,8 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         raise ConfigError(
             f"settings file '{path}' holds 'kafka.password'", "set RTA_KAFKA_PASSWORD, or name a 'kafka.password_file'"
         )
+    if "redis_password" in document:
+        raise ConfigError(f"settings file '{path}' holds 'redis_password'", "set RTA_REDIS_PASSWORD")
     return document
 
 
@@ -235,12 +299,12 @@ def _apply_environment(document: dict[str, Any], environment: Mapping[str, str])
             value = text if rest == "password" else yaml.safe_load(text)
             document[section] = {**(document.get(section) or {}), rest: value}
         elif key in Settings.model_fields:
-            document[key] = yaml.safe_load(text)
+            document[key] = text if key == "redis_password" else yaml.safe_load(text)
         else:
             raise ConfigError(f"unknown setting '{name}' in the environment", _nearest(key, Settings))
 
 
-SECTIONS: Mapping[str, type[BaseModel]] = {"limits": LimitSettings, "kafka": KafkaOptions}
+SECTIONS: Mapping[str, type[BaseModel]] = {"limits": LimitSettings, "kafka": KafkaOptions, "quotas": QuotaSettings}
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:
@@ -249,11 +313,14 @@ def _nearest(key: str, model: type[BaseModel]) -> str:
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         model = SECTIONS.get(str(first["loc"][0]), Settings) if len(first["loc"]) > 1 else Settings
         return f"unknown setting '{path}'", _nearest(str(first["loc"][-1]), model)
+    if first["type"] == "missing":
+        return f"setting '{path}' is missing", "docs/operations.md lists the settings"
     said = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     # What is wrong with a section as a whole is said without its values: a password may be among them.

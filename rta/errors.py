@@ -96,6 +96,13 @@ class UnsupportedMediaError(RtaError):
     status = 415
 
 
+class QuotaExceededError(RtaError):
+    """A source sends more than it may. Nothing of the request was accepted; later it will be."""
+
+    code = "quota_exceeded"
+    status = 429
+
+
 class OutOfMemoryError(RtaError):
     """A query needs more memory than it may have."""
 

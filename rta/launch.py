@@ -37,6 +37,7 @@ from rta.errors import AccessError, ConflictError, RtaError, UnavailableError
 from rta.log.kafka.settings import kafka_settings
 from rta.serve.haproxy import haproxy_program, loopback_haproxy
 from rta.store.lease import Lease
+from rta.store.redis_settings import redis_settings
 
 if TYPE_CHECKING:
     from rta.actors.remote import Fleet
@@ -323,6 +324,7 @@ def site_of(settings: Settings) -> Site:
         log_folder=str(data / "log"),
         log_socket=str(_socket_folder(settings) / "log.sock"),
         kafka=kafka_settings(settings),
+        redis=redis_settings(settings),
         run_folder=str(data / "run"),
         partitions=settings.partitions,
         aggregators=fleet_names(settings.aggregator_count),

@@ -71,6 +71,7 @@ def show_status(document: Mapping[str, Any], ledgers: Mapping[str, Mapping[str, 
     show_rows([{"actor": name, **{key: row.get(key) for key in shown}} for name, row in actors.items()])
     plain = {name: value for name, value in document.get("log", {}).items() if not isinstance(value, dict)}
     show_rows([{"log": name, "value": cell(value)} for name, value in plain.items()])
+    show_rows(_shared(document.get("sharing", {})))
     for name, ledger in ledgers.items():
         if ledger.get("pending_gaps"):
             note(lost_range(name, ledger["pending_gaps"]))
@@ -94,6 +95,18 @@ def _gap(gap: Mapping[str, Any]) -> str:
     if gap["to_offset"] < gap["from_offset"]:
         return f"{where} (it ends {gap['records']:,} records before what is committed)"
     return f"{where} to {gap['to_offset']:,} ({gap['records']:,} records)"
+
+
+def _shared(sharing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Whether processes share quotas and the answer cache."""
+    quotas, cache, redis = (sharing.get(name) for name in ("quotas", "cache", "redis"))
+    rows = [] if not sharing else [{"sharing": "quotas", "state": quotas["how"] if quotas else "no quotas are set"}]
+    if cache:
+        rows.append({"sharing": "answer cache", "state": cache["how"]})
+    if redis:
+        state = "reachable" if redis["reachable"] else f"away: {redis['reason']}"
+        rows.append({"sharing": redis["place"], "state": state})
+    return rows
 
 
 def moment(time_ms: int | None) -> str | None:

@@ -10,6 +10,7 @@ import msgspec
 from rta.actors.messages import Registration
 from rta.log.kafka.settings import KafkaSettings
 from rta.store.model import Part
+from rta.store.redis_settings import RedisSettings
 
 CATCHING_UP = "is catching up with the log"
 """In the reason why a system is not ready, when nothing but time is missing."""
@@ -23,6 +24,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     log_socket: str
     kafka: KafkaSettings | None = None
     """None is the embedded log, in `log_folder`."""
+    redis: RedisSettings | None = None
+    """What HTTP processes share quotas and answers through."""
     run_folder: str
     partitions: int
     aggregators: tuple[str, ...]

@@ -24,6 +24,7 @@ class SegmentDelta(msgspec.Struct, frozen=True, kw_only=True):
     """Chunks `[first_chunk, next_chunk)` of one epoch, merged into one partial per rollup.
 
     `from_offsets` is where the epoch began, for every partition of the load; `to_offsets` where chunk `next_chunk - 1` ends.
+    `rows_ms` is the first and the last event time of the raw rows, None without rows.
     """
 
     epoch: int
@@ -34,7 +35,9 @@ class SegmentDelta(msgspec.Struct, frozen=True, kw_only=True):
     to_offsets: dict[int, int]
     partials: dict[str, bytes]
     rows: int
+    rows_ms: tuple[int, int] | None
     rejected: int = 0
+    rejected_ms: tuple[int, int] | None = None
 
 
 class HotDelta(msgspec.Struct, frozen=True, kw_only=True):

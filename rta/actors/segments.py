@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rta.actors.messages import Cursor, RowsRequest, SegmentDelta
 from rta.errors import NotFoundError
-from rta.events.schemas import REJECTED
+from rta.events.schemas import REJECTED, TIME
 from rta.stream.model import Increment
 
 MergePartials = Callable[[str, Sequence[pl.DataFrame]], pl.DataFrame]
@@ -136,7 +137,9 @@ class HotSegments:
             to_offsets=to_offsets,
             partials=partials,
             rows=sum(c.rows.num_rows for c in chunks),
+            rows_ms=_rows_ms([c.rows for c in chunks if c.rows.num_rows]),
             rejected=sum(c.rejected.num_rows for c in chunks),
+            rejected_ms=_rows_ms([c.rejected for c in chunks if c.rejected.num_rows]),
         )
 
     def _partial(self, epoch: int, span: tuple[int, int], name: str, chunks: Sequence[Increment]) -> bytes:
@@ -164,3 +167,9 @@ class HotSegments:
                 raise NotFoundError(f"hot segment of epoch {missing[0]} is no longer kept", "take a newer view")
             chunks = [(r.table, c) for r in requests for c in by_epoch[r.epoch].chunks[r.first_chunk : r.next_chunk]]
         return pa.concat_tables([c.rejected if table == REJECTED else c.rows for table, c in chunks])
+
+
+def _rows_ms(tables: Sequence[pa.Table]) -> tuple[int, int] | None:
+    """First and last event time of raw rows."""
+    found = [pc.min_max(table.column(TIME).cast(pa.int64())) for table in tables]
+    return (min(f["min"].as_py() for f in found), max(f["max"].as_py() for f in found)) if found else None

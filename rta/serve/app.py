@@ -24,6 +24,8 @@ from rta.serve.http import AsgiApp, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from rta.serve.control import StoreDefinitions
+    from rta.serve.metrics import Registry
+    from rta.serve.redis_link import RedisLink
     from rta.store.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -83,13 +85,17 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.events.decode import Edge, Limits, warm_up
     from rta.serve.ingest import IngestApp
     from rta.serve.intake import FOLDERS_MAX, Intake, IntakeLimits
+    from rta.serve.metrics import Registry
+    from rta.serve.quotas import Quotas
     from rta.store.manifests import ManifestLog
     from rta.store.model import Manifest
     from rta.store.objects import open_store
 
     store = open_store(site.store)
     await asyncio.to_thread(warm_up)
-    limits = settings.limits
+    limits, registry = settings.limits, Registry()
+    link = await _redis(site, store, registry) if settings.quotas is not None else None
+    quotas = None if settings.quotas is None else Quotas(settings.quotas, registry, link)
     writer = open_writer(site)
 
     chains: dict[str, ManifestLog] = {}
@@ -110,17 +116,23 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         _definitions(site, settings, store),
         writer,
         Edge(int.from_bytes(os.urandom(8), "little")),
-        IntakeLimits(Limits(limits.body, limits.unpacked, limits.event)),
+        IntakeLimits(Limits(limits.body, limits.unpacked, limits.event), quotas=quotas),
         lambda: time.time_ns() // 1_000_000,
         incarnations,
     )
     app = IngestApp(intake)
-    reporting = asyncio.create_task(_report(f"ingest-{os.getpid()}", lambda: app.registry.snapshot(), intake.refuse))
+    reporting = asyncio.create_task(
+        _report(f"ingest-{os.getpid()}", lambda: [*app.registry.snapshot(), *registry.snapshot()], intake.refuse)
+    )
 
     async def close() -> None:
         reporting.cancel()
         await intake.close()
         await writer.close()
+        if quotas is not None:
+            await quotas.close()
+        if link is not None:
+            await link.close()
 
     return app, close
 
@@ -133,6 +145,7 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
     from rta.serve.service import QueryService
+    from rta.serve.sharing import sharing
     from rta.serve.views import HotViews
     from rta.store.cache import FileCache
     from rta.store.catalog import Assignments
@@ -150,7 +163,11 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     views = HotViews(store, RemotePeers(site.aggregators, fleet))
     scans = ScanPool(settings.limits.query_memory)
     service = QueryService(views, definitions, FileCache(CACHE_BYTES), scans, settings, store)
-    app = build_query_app(service, definitions, RemoteControl(), settings)
+    link = await _redis(site, store, service.registry)
+    if link is not None:
+        service.answers.share(link)
+    control = RemoteControl(lambda snapshots: sharing(settings, link, snapshots))
+    app = build_query_app(service, definitions, control, settings, service.registry)
 
     warming = asyncio.create_task(scans.warm_up())
 
@@ -158,6 +175,8 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         warming.cancel()
         await service.close()
         await scans.close()
+        if link is not None:
+            await link.close()
 
     return app, close
 
@@ -169,6 +188,18 @@ def _definitions(site: Site, settings: Settings, store: ObjectStore) -> StoreDef
     return StoreDefinitions(
         store, settings.partitions, settings.dedup_window, lambda source: source_partitions(site, source)
     )
+
+
+async def _redis(site: Site, store: ObjectStore, registry: Registry) -> RedisLink | None:
+    """This process's way to the Redis of the settings; where there is one, whether it answers or not."""
+    if site.redis is None:
+        return None
+    from rta.serve.redis_link import RedisLink
+    from rta.store.identity import identity
+
+    link = RedisLink(site.redis, await asyncio.to_thread(identity, store), registry)
+    await link.start()
+    return link
 
 
 async def _report(name: str, snapshot: Callable[[], Any], refuse: Callable[[dict[str, str]], None]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import difflib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rta.actors.remote import call_async
@@ -24,11 +24,18 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteControl:
-    """The coordinator's word; its calls raise UnavailableError while it is being restarted."""
+    """The coordinator's word; its calls raise UnavailableError while it is being restarted.
+
+    Args:
+        sharing: What the status says of quotas and caches, from the counters that processes have reported.
+    """
+
+    def __init__(self, sharing: Callable[[Sequence[Any]], dict[str, Any]]) -> None:
+        self._sharing = sharing
 
     async def status(self) -> dict[str, Any]:
         found: dict[str, Any] = await call_async("status", timeout_s=5.0)
-        return found
+        return {**found, "sharing": self._sharing(found["metrics"])}
 
     async def ledger(self, datasource: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
         found: dict[str, Any] = await call_async("ledger", datasource, time_range_ms)

@@ -15,6 +15,8 @@ import polars as pl
 
 from rta.actors.messages import Cursor, HotDelta, SegmentDelta
 from rta.errors import InvariantError
+from rta.events.schemas import REJECTED
+from rta.serve.spans import RAW, Span, Times, extended, last_within, times_of_frame
 from rta.store.model import Manifest
 
 FAN_IN = 4
@@ -58,6 +60,7 @@ class Segment:
     rows: int = 0
     rejected: int = 0
     partials: dict[str, Frames] = field(default_factory=dict)
+    spans: dict[str | None, tuple[Span, ...]] = field(default_factory=dict)
 
     def extend(self, delta: SegmentDelta, merge: Merge) -> None:
         if delta.first_chunk != self.next_chunk:
@@ -67,9 +70,16 @@ class Segment:
         self.closed = delta.closed
         self.rows += delta.rows
         self.rejected += delta.rejected
+        self._touch(RAW, delta.rows_ms)
+        self._touch(REJECTED, delta.rejected_ms)
         for name, data in delta.partials.items():
             frames = self.partials.setdefault(name, Frames())
-            frames.add(pl.read_ipc_stream(data), partial(merge, name))
+            frame = pl.read_ipc_stream(data)
+            self._touch(name, times_of_frame(frame))
+            frames.add(frame, partial(merge, name))
+
+    def _touch(self, table: str | None, times: Times | None) -> None:
+        self.spans[table] = extended(self.spans.get(table, ()), self.next_chunk, times)
 
 
 @dataclass(slots=True)
@@ -129,7 +139,7 @@ class LoadCopy:
 
 @dataclass(frozen=True, slots=True)
 class SegmentUse:
-    """How much of a segment a view uses; the frames are those of that moment."""
+    """How much of a segment a view uses; the frames are those of that moment, `spans` the times that its chunks touch."""
 
     load: str
     actor: str
@@ -138,6 +148,12 @@ class SegmentUse:
     rows: int
     rejected: int
     partials: Mapping[str, tuple[pl.DataFrame, ...]]
+    spans: Mapping[str | None, tuple[Span, ...]]
+
+    def part(self, table: str | None, start_ms: int, end_ms: int) -> str | None:
+        """Names what the segment holds of a table in a range (`spans.RAW` for raw rows); None when that is nothing."""
+        last = last_within(self.spans.get(table, ()), start_ms, end_ms)
+        return f"{self.load} {self.epoch} {last}" if last else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,4 +283,4 @@ class HotState:
 def _use(load: LoadCopy, segment: Segment) -> SegmentUse:
     partials = {name: frames.all() for name, frames in segment.partials.items()}
     counts = segment.rows, segment.rejected
-    return SegmentUse(load.load, load.actor, segment.epoch, segment.next_chunk, *counts, partials)
+    return SegmentUse(load.load, load.actor, segment.epoch, segment.next_chunk, *counts, partials, dict(segment.spans))

@@ -187,6 +187,11 @@ def caller_address(scope: Scope) -> str | None:
     return forwarded.rsplit(",", 1)[-1].strip() if forwarded else peer
 
 
+def source_of(scope: Scope) -> str:
+    """Whom a quota counts a request for. Without keys that is the address; callers without one are one source."""
+    return caller_address(scope) or "unknown"
+
+
 def check_caller(scope: Scope) -> None:
     """Refuse whom `auth: none` does not serve.
 

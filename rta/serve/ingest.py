@@ -30,6 +30,7 @@ from rta.serve.http import (
     header,
     read_body,
     send_answer,
+    source_of,
     too_large,
     unexpected_answer,
 )
@@ -51,6 +52,7 @@ class _Head(NamedTuple):
     """What is known of a request before its body is read."""
 
     datasource: str
+    source: str
     body: Body
     declared_bytes: int | None
 
@@ -143,7 +145,7 @@ class IngestApp:
                 body = replace(body, data=await self._unpacked(body), content_encoding=None)
                 hold(len(body.data))
             del data
-            appended = await self.intake.append(head.datasource, body, len(body.data))
+            appended = await self.intake.append(head.datasource, body, len(body.data), head.source)
         finally:
             budget.give_back(held)
         return _acknowledge(appended)
@@ -201,7 +203,7 @@ def _read_head(scope: Scope, name: str) -> _Head:
     packing = None if encoding == "identity" else encoding
     body = Body(b"", header(scope, b"content-type"), packing, key, _generate_ids(scope))
     format_of(body)
-    return _Head(name, body, declared_length(scope))
+    return _Head(name, source_of(scope), body, declared_length(scope))
 
 
 def _generate_ids(scope: Scope) -> bool:

@@ -1,5 +1,8 @@
 """From the bodies of one datasource to records in the log: decode → split → encode in a thread, then append.
 
+With quotas, each body is put to its source's quota once its events are known, which is after decoding, and before anything of
+it is split and appended: a body over it leaves the batch with all its rows.
+
 Owns the bounds of that work (bytes that wait, threads, batches), the sequence numbers of this process's records and
 the lookup of the log's incarnations. Knows nothing of HTTP.
 """
@@ -12,18 +15,23 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from rta.errors import LogFullError, NotFoundError, RtaError, UnavailableError
+import numpy as np
+import pyarrow as pa
+
+from rta.errors import LogFullError, NotFoundError, QuotaExceededError, RtaError, TooLargeError, UnavailableError
 from rta.events import batch
 from rta.events.bodies import Body, Limits
-from rta.events.decode import Edge, Outcome, decode
+from rta.events.decode import Decoded, Edge, Outcome, decode
 from rta.events.schemas import Datasource
 from rta.log.base import Header, LogWriter, Outgoing
 from rta.query.position import Position
 from rta.serve.coalesce import Coalescer, GatherLimits
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions
+from rta.serve.quotas import Quotas
 
 LOG = logging.getLogger("rta.serve")
 Incarnations = Callable[[str], Awaitable[dict[int, str]]]
@@ -44,6 +52,8 @@ class IntakeLimits(NamedTuple):
     """Bytes of bodies held at once, from their first byte read to their answer; beyond: 503."""
     threads: int = max(1, min(4, os.cpu_count() or 1))
     gather: GatherLimits = GatherLimits()
+    quotas: Quotas | None = None
+    """Of each source; None lets in whatever comes."""
 
 
 class Appended(NamedTuple):
@@ -60,8 +70,16 @@ class _Part(NamedTuple):
     payload: bytes
 
 
+class _Sent(NamedTuple):
+    body: Body
+    source: str
+
+
 class _Prepared(NamedTuple):
+    """`refused` holds, where there are quotas, per body the error that it gets instead of its outcome."""
+
     outcomes: Sequence[Outcome]
+    refused: Sequence[RtaError | None]
     parts: list[_Part]
 
 
@@ -108,7 +126,7 @@ class Intake:
         self._known_incarnations: dict[str, tuple[dict[int, str], int]] = {}
         self._sequences: dict[str, dict[int, int]] = {}
         self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="rta-decode")
-        self._gathered: Coalescer[Body, Appended] = Coalescer(self._process, limits.gather)
+        self._gathered: Coalescer[_Sent, Appended] = Coalescer(self._process, limits.gather)
         self.registry = Registry()
         counter = self.registry.counter
         self._batches = counter("rta_ingest_batches_total", "Batches decoded and appended.", "datasource")
@@ -123,21 +141,23 @@ class Intake:
         )
         self._waiting = self.registry.gauge("rta_ingest_waiting_bytes", "Bytes of bodies held in memory.")
 
-    async def append(self, datasource: str, body: Body, size: int) -> Appended:
+    async def append(self, datasource: str, body: Body, size: int, source: str) -> Appended:
         """Append the body's good events durably.
 
         Args:
             datasource: Its name; it is looked up when the batch starts.
             body: Unpacked.
             size: Bytes of the body.
+            source: Whose quota its events count against.
 
         Raises:
+            QuotaExceededError, TooLargeError: the source's quota does not admit them now, or ever; nothing was accepted.
             NotFoundError: no such datasource, or no longer.
             UnavailableError: not acknowledged; some of it may be in the log.
         """
         if size >= DIRECT_BYTES:
-            return await self._gathered.run_alone(datasource, body)
-        return await self._gathered.submit(datasource, body, size)
+            return await self._gathered.run_alone(datasource, _Sent(body, source))
+        return await self._gathered.submit(datasource, _Sent(body, source), size)
 
     async def in_thread(self, work: Callable[[], Value]) -> Value:
         """Run something that would hold up the event loop in the decoders' threads."""
@@ -158,7 +178,7 @@ class Intake:
         await self._gathered.close()
         self._threads.shutdown(wait=False)
 
-    async def _process(self, name: str, bodies: list[Body]) -> Sequence[Appended | Exception]:
+    async def _process(self, name: str, bodies: list[_Sent]) -> Sequence[Appended | Exception]:
         datasource = await self.definitions.get(name)
         if (why := self._full.get(datasource.folder)) is not None:
             raise LogFullError(f"accepting events: {why}", "wait until the aggregators have caught up", 2)
@@ -171,23 +191,47 @@ class Intake:
             LOG.exception("decoding %d bodies of '%s' together failed; decoding each alone", len(bodies), name)
             return [(await self._alone(name, body)) for body in bodies]
         self._decode_s.observe(time.perf_counter() - begun, name)
-        position = await self._append(datasource, prepared.parts)
+        try:
+            position = await self._append(datasource, prepared.parts)
+        except Exception:
+            self._give_back(bodies, prepared)
+            raise
         self._count(name, prepared)
-        return [Appended(outcome, position) for outcome in prepared.outcomes]
+        pairs = zip(prepared.outcomes, prepared.refused, strict=True)
+        return [refused or Appended(outcome, position) for outcome, refused in pairs]
 
-    async def _alone(self, name: str, body: Body) -> Appended | Exception:
+    async def _alone(self, name: str, body: _Sent) -> Appended | Exception:
         try:
             (result,) = await self._process(name, [body])
         except Exception as error:  # noqa: BLE001  # handed to the one request that it belongs to, which reports it
             return error
         return result
 
-    async def _prepare(self, datasource: Datasource, bodies: list[Body]) -> _Prepared:
+    async def _prepare(self, datasource: Datasource, sent: list[_Sent]) -> _Prepared:
         """Decode in a thread. The batch gets row numbers of its own: an `Edge` is not to be shared between threads."""
         now_ms, limits = self._clock_ms(), self.limits.request
+        bodies = [body for body, _ in sent]
         rows_max = sum(limits.events + len(body.data) for body in bodies)
         edge = Edge(self._edge.process, self._edge.take(rows_max))
-        return await self.in_thread(lambda: _prepare(datasource, bodies, edge, now_ms, limits))
+        quotas = self.limits.quotas
+        if quotas is None:
+            return await self.in_thread(lambda: _prepare(datasource, bodies, edge, now_ms, limits))
+        decoded = await self.in_thread(lambda: decode(datasource, bodies, edge, now_ms, limits))
+        refused = await _refused(quotas, sent, decoded.outcomes)
+        prepared = _Prepared(decoded.outcomes, refused, [])
+        try:
+            prepared.parts.extend(await self.in_thread(lambda: _split(datasource, _admitted(decoded, refused))))
+        except Exception:
+            self._give_back(sent, prepared)
+            raise
+        return prepared
+
+    def _give_back(self, sent: list[_Sent], prepared: _Prepared) -> None:
+        """What was not appended does not count; sent again, it is counted then."""
+        if self.limits.quotas is not None:
+            for (_, source), outcome, refused in zip(sent, prepared.outcomes, prepared.refused, strict=True):
+                if refused is None:
+                    self.limits.quotas.give_back(source, outcome.total)
 
     async def _append(self, datasource: Datasource, parts: list[_Part]) -> str:
         """Returns the position after the parts."""
@@ -244,9 +288,10 @@ class Intake:
     def _count(self, name: str, prepared: _Prepared) -> None:
         self._batches.add(1, name)
         self._log_bytes.add(sum(len(part.payload) for part in prepared.parts), name)
-        self._events.add(sum(outcome.successful for outcome in prepared.outcomes), name, "accepted")
+        outcomes = [o for o, over in zip(prepared.outcomes, prepared.refused, strict=True) if over is None]
+        self._events.add(sum(outcome.successful for outcome in outcomes), name, "accepted")
         refused = 0
-        for outcome in prepared.outcomes:
+        for outcome in outcomes:
             for reason, count in outcome.refusals.reasons.items():
                 self._rejected.add(count, name, reason)
                 refused += count
@@ -256,11 +301,44 @@ class Intake:
 
 def _prepare(datasource: Datasource, bodies: list[Body], edge: Edge, now_ms: int, limits: Limits) -> _Prepared:
     decoded = decode(datasource, bodies, edge, now_ms, limits)
-    parts = [
+    return _Prepared(decoded.outcomes, [None] * len(bodies), _split(datasource, decoded))
+
+
+def _split(datasource: Datasource, decoded: Decoded) -> list[_Part]:
+    return [
         _Part(partition, rows.num_rows, id_sum, batch.encode(rows))
         for partition, rows, id_sum in batch.split(decoded, datasource.partitions)
     ]
-    return _Prepared(decoded.outcomes, parts)
+
+
+async def _refused(quotas: Quotas, sent: list[_Sent], outcomes: Sequence[Outcome]) -> list[RtaError | None]:
+    """Per body why its source's quota does not admit it; the bodies of one source in their order, sources side by side."""
+    refused: list[RtaError | None] = [None] * len(sent)
+    by_source: dict[str, list[int]] = {}
+    for index, (_, source) in enumerate(sent):
+        by_source.setdefault(source, []).append(index)
+
+    async def ask(source: str, indices: list[int]) -> None:
+        for index in indices:
+            try:
+                await quotas.admit(source, outcomes[index].total)
+            except (QuotaExceededError, TooLargeError) as error:
+                refused[index] = error
+
+    await asyncio.gather(*(ask(source, indices) for source, indices in by_source.items()))
+    return refused
+
+
+def _admitted(decoded: Decoded, refused: Sequence[RtaError | None]) -> Decoded:
+    """Without the rows of the refused bodies."""
+    if not any(refused):
+        return decoded
+    kept = np.ones(decoded.rows.num_rows, np.bool_)
+    for outcome, error in zip(decoded.outcomes, refused, strict=True):
+        if error is not None:
+            kept[outcome.first_row : outcome.first_row + outcome.successful] = False
+    rows = decoded.rows.filter(pa.array(kept)).combine_chunks()
+    return replace(decoded, rows=rows, partitions=decoded.partitions[kept], identities=decoded.identities[kept])
 
 
 def _contained(work: Callable[[], Value]) -> Value:

@@ -28,8 +28,9 @@ INGEST_STATUSES = {
     400: "The body as a whole can't be read; nothing was accepted",
     403: "The caller may not write here",
     404: "No such datasource",
-    413: "Too large",
+    413: "Too large, or more events than the quota can ever admit at once",
     415: "Unknown content type or encoding",
+    429: "The source is over its quota; nothing of the request was accepted",
     500: "A defect; the log has the details. Sending again is safe",
     503: "Not acknowledged: the log is unreachable, full or too far behind; part of the request may be stored, "
     "sending it again is safe",
@@ -95,7 +96,8 @@ def _ingest_operation(identifier: str, summary: str, parameters: list[dict[str, 
     for status, description in INGEST_STATUSES.items():
         error = {"schema": {"$ref": "#/components/schemas/ErrorDocument"}}
         responses[str(status)] = {"description": description, "content": {"application/json": error}}
-    responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds"}}
+    for again in ("429", "503"):
+        responses[again]["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds"}}
     return {
         "tags": ["events"],
         "summary": summary,

@@ -64,11 +64,51 @@ class View(Protocol):
         """
         ...
 
+    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> Sequence[str]:
+        """Names what lies beyond the files and in the range: of a rollup, of raw rows (None) or of
+        rejected ones ("rejected"). Nothing there, no names.
+
+        Equal names of two views of one datasource, in this or another replica, mean equal rows in that range.
+        """
+        ...
+
     async def rows(self, table: str) -> pa.Table:
         """Rows of a table of single rows ("events", "rejected") beyond the files, in its schema.
 
         Raises ViewGoneError when they have been let go of.
         """
+        ...
+
+
+class AwayError(Exception):
+    """What processes share is not to be had now, or may or may not have changed. Whoever asked goes on without."""
+
+
+class Shared(Protocol):
+    """What processes share beside the store: a place that may be slow, empty or away at any time, and never blocks.
+
+    Every call raises AwayError, soon, instead of failing otherwise.
+    """
+
+    @property
+    def reachable(self) -> bool: ...
+
+    def key(self, kind: str, name: str) -> str:
+        """A key that no other system has."""
+        ...
+
+    async def get(self, key: str, bytes_max: int) -> bytes:
+        """At most so many bytes of what lies there; nothing there is no bytes."""
+        ...
+
+    async def put(self, key: str, value: bytes, kept_s: int) -> None: ...
+
+    async def evaluate(self, script: str, key: str, arguments: Sequence[float]) -> Sequence[bytes]:
+        """Run a Lua script over one key, in one step."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """`place`, `reachable`, `reason` and `since_ms`."""
         ...
 
 

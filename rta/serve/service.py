@@ -1,9 +1,10 @@
 """Questions answered end to end: parse, view, plan, cache, execute, reply.
 
-Owns the time limit over all of it, the cache of finished answers and that equal questions under way are computed once.
+Owns the time limit over all of it, the keys of finished answers and that equal questions under way are computed once.
 An answer's cache key and ETag are the plan with its absolute range, the definition's version and the part of the view
-that the plan reads: the files in range and, where rows beyond them are in range, the view's position. So a cached
-answer is never stale and needs no expiry. Knows no HTTP: `rta.serve.query` does.
+that the plan reads: the files in range, and by name what lies beyond them in that range. So a cached answer is never stale
+and needs no expiry, and events at other times leave it be. Where answers are kept: `rta.serve.answers`. Knows no HTTP:
+`rta.serve.query` does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
-from rta.events.schemas import TIME, TIMESTAMP, Datasource, Rollup
+from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Datasource, Rollup
 from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
 from rta.query.execute import run_rollup
@@ -33,15 +34,21 @@ from rta.query.model import Query
 from rta.query.parse import parse_query
 from rta.query.planner import Plan, explain, plan
 from rta.query.position import Position, decode_position
+from rta.query.shape import shape_of
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
+from rta.serve.answers import Answers
+from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, View, Views
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished, answer_raw, finish, hot_source
+from rta.serve.spans import RAW
 from rta.store.cache import FileCache
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 from rta.store.parquet import within_range
 
+Found = tuple[Finished, bool]
+"""An answer, and whether it was in the cache that replicas share."""
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 ANSWERS_BYTES_MAX = 64 << 20
@@ -82,6 +89,8 @@ class Prepared:
         files: Of the plan's table, in its range.
         hot: Decoded rollup rows beyond them, with rows in the range; none when raw events are read.
         has_hot: Whether rows beyond the files can be in the range.
+        shared: Whether its answer is worth sharing with other replicas. Not that of a rollup with hot rows: it is made in
+            the time of asking for it, and the next event gives it another key.
         key: Of the answer.
     """
 
@@ -91,6 +100,7 @@ class Prepared:
     hot: tuple[Block, ...]
     dictionaries: Dictionaries | None
     has_hot: bool
+    shared: bool
     key: bytes
 
 
@@ -121,9 +131,10 @@ class QueryService:
         # One thread looks up files: the tables' versions are not made for several.
         self._looking = ThreadPoolExecutor(1, "query-prepare")
         self._running = ThreadPoolExecutor(2, "query-run")
-        self._answers = AnswerCache(ANSWERS_BYTES_MAX)
-        self._under_way: dict[bytes, asyncio.Task[Finished]] = {}
-        self._waiting: dict[asyncio.Task[Finished], int] = {}
+        self.registry = Registry()
+        self.answers = Answers(ANSWERS_BYTES_MAX, self.registry)
+        self._under_way: dict[bytes, asyncio.Task[Found]] = {}
+        self._waiting: dict[asyncio.Task[Found], int] = {}
         self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
 
     async def answer(
@@ -157,11 +168,13 @@ class QueryService:
         etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
         if wants.if_none_match is not None and _matches(wants.if_none_match, etag):
             return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
-        finished = self._answers.get(key)
+        finished = self.answers.known(key)
         cached = finished is not None
         if finished is None:
             try:
-                finished = await self._once(key, prepared, accept_arrow, limit_s - (time.perf_counter() - begun))
+                finished, cached = await self._once(
+                    key, prepared, accept_arrow, limit_s - (time.perf_counter() - begun)
+                )
             except (FileGoneError, ViewGoneError):
                 if last:
                     raise
@@ -192,6 +205,7 @@ class QueryService:
         """End the threads; questions under way are given up."""
         for task in list(self._under_way.values()):
             task.cancel()
+        await self.answers.close()
         self._looking.shutdown(wait=False, cancel_futures=True)
         self._running.shutdown(wait=False, cancel_futures=True)
 
@@ -213,19 +227,17 @@ class QueryService:
         datasource = view.datasource
         planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
         files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
+        table = planned.rollup.name if planned.rollup else RAW if planned.table == EVENTS else planned.table
+        parts = view.parts(table, planned.start_ms, planned.end_ms)
         hot: tuple[Block, ...] = ()
-        has_hot, dictionaries = True, None
+        has_hot, dictionaries = bool(parts), None
         if planned.rollup is not None:
             dictionaries = self._cache.dictionaries(view.datasource, planned.rollup)
             blocks = self._hot_of(view, planned.rollup, dictionaries)
             hot = tuple(b for b in blocks if b.overlaps(planned.start_ms, planned.end_ms))
             has_hot = bool(hot)
-        digest = hashlib.blake2b(planned.key, digest_size=32)
-        for file in files:
-            digest.update(file.path.encode() + b"\0")
-        if has_hot:
-            digest.update(f"{view.manifest} {view.version}".encode())
-        return Prepared(planned, view, files, hot, dictionaries, has_hot, digest.digest())
+        shared = planned.rollup is None or not parts
+        return Prepared(planned, view, files, hot, dictionaries, has_hot, shared, _key(planned, files, parts))
 
     def _hot_of(self, view: View, rollup: Rollup, dictionaries: Dictionaries) -> Sequence[Block]:
         """The view's frames decoded; a frame that an earlier view had too is decoded already."""
@@ -242,11 +254,12 @@ class QueryService:
             self._hot_blocks.popitem(last=False)
         return [block for _, block in found.values()]
 
-    async def _once(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+    async def _once(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Found:
         """The answer from whoever computes it first; the work is given up when nobody waits for it any more."""
         task = self._under_way.get(key)
         if task is None or task.done():
-            task = asyncio.create_task(self._compute(key, prepared, arrow, limit_s))
+            compute = partial(self._compute, prepared, arrow, limit_s)
+            task = asyncio.create_task(self.answers.find_or(key, prepared.shared, compute))
             self._under_way[key] = task
             task.add_done_callback(partial(self._forget, key))
             self._waiting[task] = 0
@@ -259,20 +272,17 @@ class QueryService:
                 del self._waiting[task]
                 task.cancel()
 
-    def _forget(self, key: bytes, task: asyncio.Task[Finished]) -> None:
+    def _forget(self, key: bytes, task: asyncio.Task[Found]) -> None:
         if self._under_way.get(key) is task:
             del self._under_way[key]
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have
 
-    async def _compute(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+    async def _compute(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        if prepared.plan.rollup is None:
+            return await self._run_raw(prepared, arrow, limit_s)
         loop = asyncio.get_running_loop()
-        if prepared.plan.rollup is not None:
-            found = await loop.run_in_executor(self._running, self._run_rollup, prepared, arrow)
-        else:
-            found = await self._run_raw(prepared, arrow, limit_s)
-        self._answers.put(key, found)
-        return found
+        return await loop.run_in_executor(self._running, self._run_rollup, prepared, arrow)
 
     def _run_rollup(self, prepared: Prepared, arrow: bool) -> Finished:
         rollup, dictionaries = prepared.plan.rollup, prepared.dictionaries
@@ -283,7 +293,8 @@ class QueryService:
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan
-        rows = await prepared.view.rows(planned.table)
+        nothing = shape_of(planned.datasource, planned.table).schema.empty_table
+        rows = await prepared.view.rows(planned.table) if prepared.has_hot else nothing()
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
         if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:
@@ -293,33 +304,12 @@ class QueryService:
         )
 
 
-class AnswerCache:
-    """Finished answers, bounded by the memory of their rows; what was asked for longest ago goes first."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._answers: OrderedDict[bytes, Finished] = OrderedDict()
-        self.bytes = 0
-
-    def get(self, key: bytes) -> Finished | None:
-        found = self._answers.get(key)
-        if found is not None:
-            self._answers.move_to_end(key)
-        return found
-
-    def put(self, key: bytes, answer: Finished) -> None:
-        """Keep an answer, unless it alone would take a quarter of the memory."""
-        if len(answer.rows) > self._bytes_max // 4 or key in self._answers:
-            return
-        self._answers[key] = answer
-        self.bytes += _weight(answer)
-        while self.bytes > self._bytes_max:
-            _, oldest = self._answers.popitem(last=False)
-            self.bytes -= _weight(oldest)
-
-
-def _weight(answer: Finished) -> int:
-    return len(answer.rows) + 1_000
+def _key(planned: Plan, files: Sequence[FileRef], parts: Sequence[str]) -> bytes:
+    """Of an answer. Whatever is not in the range is not in the key either."""
+    digest = hashlib.blake2b(planned.key, digest_size=32)
+    for name in (planned.table, "", *(file.path for file in files), "", *parts):
+        digest.update(name.encode() + b"\0")
+    return digest.digest()
 
 
 def _position(query: Query, header: str | None) -> Position | None:

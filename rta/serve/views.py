@@ -26,6 +26,7 @@ from rta.query.position import Position
 from rta.query.shape import shape_of
 from rta.serve.hot import HotState, Moment, SegmentUse
 from rta.serve.ports import View
+from rta.serve.spans import RAW, Times, TimesByTable, times_of_frame, times_of_rows, within
 from rta.store.manifests import ManifestLog
 from rta.store.model import FileRef, Manifest
 from rta.store.objects import ObjectStore
@@ -65,6 +66,7 @@ class Adopted:
     manifest: Manifest
     version: int
     by_key: Mapping[StateKey, StateRows]
+    times: Mapping[StateKey, TimesByTable]
 
     @property
     def states(self) -> tuple[StateRows, ...]:
@@ -78,6 +80,7 @@ class ReplicaView:
     datasource: Datasource
     moment: Moment
     states: tuple[StateRows, ...]
+    state_times: Mapping[StateKey, TimesByTable]
     watermark_ms: int | None
     missing: tuple[int, ...]
     owner: FolderViews
@@ -109,6 +112,15 @@ class ReplicaView:
         frames = [state.partials[rollup] for state in self.states if rollup in state.partials]
         frames += [frame for use in self.moment.uses for frame in use.partials.get(rollup, ())]
         return [frame for frame in frames if frame.height]
+
+    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> Sequence[str]:
+        states = [
+            f"{path} {partitions} {version}"
+            for (path, partitions, version), times in self.state_times.items()
+            if within(times.get(rollup), start_ms, end_ms)
+        ]
+        uses = [use.part(rollup, start_ms, end_ms) for use in self.moment.uses]
+        return sorted([*states, *(part for part in uses if part is not None)])
 
     async def rows(self, table: str) -> pa.Table:
         schema = shape_of(self.datasource, table).schema
@@ -255,6 +267,7 @@ class FolderViews:
             datasource=self.datasource,
             moment=moment,
             states=adopted[moment.manifest.number].states,
+            state_times=adopted[moment.manifest.number].times,
             watermark_ms=combine(marks, idle, len(partitions), before),
             missing=tuple(sorted(missing)),
             owner=self,
@@ -273,11 +286,13 @@ class FolderViews:
             if entry.state is not None:
                 wanted.setdefault(entry.state, []).append(entry.partition)
         known = {key: state for adopted in self._adopted.values() for key, state in adopted.by_key.items()}
+        seen = {key: times for adopted in self._adopted.values() for key, times in adopted.times.items()}
         found: dict[StateKey, StateRows] = {}
         for path, partitions in wanted.items():
             key = (path, tuple(partitions), datasource.version)
             found[key] = known.get(key) or self._read_state(path, partitions, datasource)
-        return Adopted(newest, datasource.version, found)
+        times = {key: seen.get(key) or _times(state) for key, state in found.items()}
+        return Adopted(newest, datasource.version, found, times)
 
     def _read_state(self, path: str, partitions: Sequence[int], datasource: Datasource) -> StateRows:
         data = load_state(self._store, self._folder, path)
@@ -356,6 +371,12 @@ class HotViews:
                 return await coroutine
         except TimeoutError:
             raise TimeLimitError("the view was not refreshed in time", "ask again; see /v1/status") from None
+
+
+def _times(state: StateRows) -> TimesByTable:
+    found: dict[str | None, Times | None] = {name: times_of_frame(frame) for name, frame in state.partials.items()}
+    found |= {RAW: times_of_rows(state.rows), REJECTED: times_of_rows(state.rejected)}
+    return {table: times for table, times in found.items() if times is not None}
 
 
 def _note_failure(task: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@
     catalog/<number>.json                     chain of whole documents
     assignment/<number>.json                  chain of assignments
     lease.json                                who runs on the store
+    identity.json                             the store's own name, made at random
     <folder>/manifests/<number>.json          the commit chain of a datasource; `folder` is `Datasource.folder`
     <folder>/tables/<table>/date=<day>/<file> Parquet, and `_delta_log` beside the dates
     <folder>/state/<file>  <folder>/runs/<file>
@@ -24,6 +25,7 @@ from rta.errors import BadRequestError
 CATALOG = "catalog"
 ASSIGNMENT = "assignment"
 LEASE = "lease.json"
+IDENTITY = "identity.json"
 COMPACTION = "compact"
 _WHO = r"(?P<actor>[A-Za-z0-9_.\-]+)-(?P<generation>\d+)-(?P<epoch>\d+)"
 TABLE_FILE = re.compile(_WHO + r"-\d+\.parquet")

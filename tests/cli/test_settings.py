@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from rta.config import Settings, load_settings
 from rta.errors import ConfigError
 from rta.log.kafka.settings import kafka_settings
+from rta.store.redis_settings import redis_settings
 
 
 def load(folder: Path, text: str, environment: dict[str, str] | None = None) -> Settings:
@@ -45,6 +47,17 @@ def test_sizes_and_durations_are_texts_or_numbers(tmp_path: Path) -> None:
         ("kafka: {in_sync: 2, replication: 1}", "'in_sync' is 2, more than the 1 of 'replication'", "docs/"),
         ("kafka: {ca_file: /no/such.pem}", "'/no/such.pem', and there is no such file", "docs/"),
         ("kafka: {password: x}", "holds 'kafka.password'", "RTA_KAFKA_PASSWORD"),
+        ("redis: memcached://a", "setting 'redis' is 'memcached://a': that is no Redis", "docs/"),
+        ("redis: 'redis://a:port/0'", "that is no Redis that rta knows; write redis://host:6379/0", "docs/"),
+        ("redis: redis://a/x", "that is no Redis", "docs/"),
+        ("redis: 'redis://a/0?ssl=1'", "that is no Redis", "docs/"),
+        ("redis: 5", "setting 'redis' is 5", "docs/"),
+        ("redis_password: x", "holds 'redis_password'", "RTA_REDIS_PASSWORD"),
+        ("quotas: {events_per_second: 5}", "setting 'quotas.burst' is missing", "docs/"),
+        ("quotas: {events_per_second: 0, burst: 5}", "setting 'quotas.events_per_second' is 0", "docs/"),
+        ("quotas: {events_per_second: .inf, burst: 5}", "setting 'quotas.events_per_second' is inf", "docs/"),
+        ("quotas: {events_per_second: 5, burst: 0.5}", "setting 'quotas.burst' is 0.5", "docs/"),
+        ("quotas: {events_per_second: 5, bust: 5}", "unknown setting 'quotas.bust'", "did you mean 'burst'?"),
         ("- 1", "holds a list", "key: value"),
         ("{", "is not YAML", "README"),
     ],
@@ -93,3 +106,58 @@ def test_files_that_would_have_no_effect_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             load(tmp_path, f"kafka: {text}")
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "password"),
+    [
+        ("redis://cache:6380/3", {}, None),
+        ("redis://cache:6380/3", {"RTA_REDIS_PASSWORD": "0123"}, "0123"),
+        ("redis://:s%40cret@cache:6380/3", {}, "s@cret"),
+        ("redis://:in the url@cache:6380/3", {"RTA_REDIS_PASSWORD": "wins"}, "wins"),
+        ("redis://someone:a/b#c@cache:6380/3", {}, "a/b#c"),
+    ],
+)
+def test_the_password_of_redis_is_taken_out_of_the_url(
+    tmp_path: Path, url: str, environment: dict[str, str], password: str | None
+) -> None:
+    settings = load(tmp_path, f"redis: '{url}'", environment)
+    again = Settings.model_validate(settings.model_dump(mode="json"))
+    assert settings.redis is not None
+    assert settings.redis.endswith("cache:6380/3")
+    assert again.redis == settings.redis
+    found = redis_settings(settings)
+    assert found is not None
+    assert (found.host, found.port, found.database, found.tls, found.password) == ("cache", 6380, 3, False, password)
+    assert found.username == ("someone" if "someone" in url else None)
+    if password is not None:
+        assert all(
+            password not in text for text in (repr(settings), repr(again), repr(found), found.name, settings.redis)
+        )
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:hidden@cache:port/0", "http://u:hidden@cache", ":hidden@cache", "redis://:hidden@"]
+)
+def test_a_wrong_url_of_redis_is_named_without_its_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, f"redis: '{url}'")
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "that is no Redis" in refused.value.message
+    assert "hidden" not in refused.value.message
+    assert "hidden" not in shown
+
+
+def test_redis_has_a_port_and_a_database_of_its_own(tmp_path: Path) -> None:
+    found = redis_settings(load(tmp_path, "redis: rediss://cache"))
+    assert found is not None
+    assert (found.port, found.database, found.tls, found.name) == (6379, 0, True, "rediss://cache:6379/0")
+    assert redis_settings(load(tmp_path, "")) is None
+
+
+def test_quotas_come_from_the_file_or_the_environment(tmp_path: Path) -> None:
+    environment = {"RTA_QUOTAS_EVENTS_PER_SECOND": "2.5", "RTA_QUOTAS_BURST": "100"}
+    quotas = load(tmp_path, "", environment).quotas
+    assert quotas is not None
+    assert (quotas.events_per_second, quotas.burst) == (2.5, 100)
+    assert load(tmp_path, "quotas: {events_per_second: 9, burst: 100}", {"RTA_QUOTAS": "null"}).quotas is None

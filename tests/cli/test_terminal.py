@@ -36,6 +36,15 @@ def test_status_shows_lag_restarts_and_what_was_lost(capsys: pytest.CaptureFixtu
         assert word in shown
 
 
+def test_status_says_what_is_shared_and_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    redis = {"place": "redis://cache:6379/0", "reachable": False, "reason": "it did not answer in time"}
+    cache = {"shared": False, "how": "per process: Redis is away, it did not answer in time"}
+    show_status({"sharing": {"redis": redis, "cache": cache, "quotas": None}}, {})
+    shown = capsys.readouterr().out
+    for text in ("no quotas are set", "redis://cache:6379/0", "away: it did not answer in time", cache["how"]):
+        assert str(text) in shown
+
+
 def test_nothing_to_show_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     show_rows([])
     show_status({}, {})

@@ -72,6 +72,18 @@ def broker_frozen(plant: Plant, hold_s: float) -> None:
     plant.kafka.thaw()
 
 
+def redis_killed(plant: Plant, hold_s: float) -> None:
+    plant.redis.kill()
+    _pause(hold_s / 4)
+    plant.redis.start()
+
+
+def redis_frozen(plant: Plant, hold_s: float) -> None:
+    plant.redis.freeze()
+    _pause(hold_s)
+    plant.redis.thaw()
+
+
 def bucket(faults: Faults) -> Fault:
     def run(plant: Plant, hold_s: float) -> None:
         plant.proxy.faults = faults
@@ -205,6 +217,8 @@ FAULTS: Mapping[str, Fault] = {
     DISK_FULL: disk_full,
     "clock stepped": clock_stepped,
     "impatient senders": impatient,
+    "kill Redis": redis_killed,
+    "freeze Redis": redis_frozen,
     "scale": scaled,
     "second system": second_system,
     "kill the Ray node": raylet_killed,

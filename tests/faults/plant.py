@@ -1,4 +1,4 @@
-"""rta on Kafka and a bucket, with a proxy that spoils the bucket, senders, a watcher, and the oracle."""
+"""rta on Kafka, a bucket and a Redis, with a proxy that spoils the bucket, senders, a watcher, and the oracle."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.services.clock import Clock
 from tests.services.disk import SmallDisk, can_mount
 from tests.services.faulty import FaultyProxy
 from tests.services.kafka import Kafka
+from tests.services.redis import RedisServer
 from tests.services.versitygw import BUCKET, SECRET, VersityGw
 from tests.system.running import Running, Watcher, wait_for
 
@@ -58,6 +59,7 @@ class Plant:
             self.kafka = self._kept(Kafka())
             self.bucket = self._kept(VersityGw())
             self.proxy = self._kept(FaultyProxy(self.bucket.port, SECRET))
+            self.redis = self._kept(RedisServer())
         except BaseException:
             self._around.close()
             raise
@@ -69,6 +71,8 @@ class Plant:
             kafka={"delivery": "5s", "request": "2s"},
             crash_at=BY_FILE,
             datasources=[{**events_document(), "name": ASIDE}],
+            redis=self.redis.url,
+            quotas={"events_per_second": 10_000_000, "burst": 10_000_000},
         )
         self.senders: list[SteadySender] = []
         self.strangers: dict[int, int] = {}

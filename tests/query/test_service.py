@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 from rta.config import LimitSettings, Settings
 from rta.errors import CorruptFileError, InvalidQueryError, NotFoundError, TimeLimitError
 from rta.query.answer import read_stream
 from rta.query.position import Position
+from rta.serve.answers import AnswerCache
 from rta.serve.ports import View
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished
-from rta.serve.service import RENEWALS_MAX, AnswerCache, QueryService, Reply
+from rta.serve.service import RENEWALS_MAX, QueryService, Reply
 from rta.store.cache import FileCache
 from rta.store.layout import table_file
 from rta.store.model import FileRef
 from tests.query import wikipedia
-from tests.query.world import World, build_world
+from tests.query.world import FixedView, World, build_world
 
 COUNT: dict[str, Any] = {"datasource": "wikipedia", "metrics": [{"name": "n", "type": "count"}]}
 OLD = {**COUNT, "time_range": "2015-09-12T00:00:00Z/2015-09-12T06:00:00Z"}
@@ -109,6 +111,29 @@ def test_new_events_elsewhere_leave_the_answer_about_the_past_cached(tmp_path: P
         assert again.status == 304
         assert (await ask(OLD)).meta["version"] == ask.world.view.version
         assert (await ask(COUNT)).meta["cached"] is False
+
+    run(tmp_path, scenario)
+
+
+class Unasked(FixedView):
+    """A view whose hot rows nobody may ask for."""
+
+    async def rows(self, table: str) -> pa.Table:
+        raise AssertionError("hot rows were fetched")
+
+
+def test_a_raw_question_about_the_past_stays_cached_and_asks_nobody_for_hot_rows(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        question = {**OLD, "group_by": ["user"], "order_by": "-n", "limit": 3}
+        view = ask.world.view
+        ask.world.view = Unasked(view.datasource, view.by_table, view.hot)
+        first = await ask(question)
+        assert first.meta["sources"] == ["events"]
+        ask.world.view = Unasked(view.datasource, view.by_table, view.hot, position=2)
+        assert (await ask(question)).meta["cached"] is True
+        assert (await ask(question, etag=first.etag)).status == 304
+        with pytest.raises(AssertionError, match="hot rows"):
+            await ask({**question, "time_range": "2015-09-12T00:00:00Z/2015-09-13T00:00:00Z"})
 
     run(tmp_path, scenario)
 

@@ -15,6 +15,7 @@ from rta.errors import NotFoundError
 from rta.events.schemas import REJECTED_SCHEMA, TIME, Datasource
 from rta.query.position import Position
 from rta.serve.ports import View
+from rta.serve.spans import times_of_frame, times_of_rows, within
 from rta.store.model import FileRef
 from rta.store.objects import LocalStore
 from rta.store.parquet import write_table_file
@@ -47,6 +48,11 @@ class FixedView:
 
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]
+
+    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> list[str]:
+        rows = {None: self.hot, "rejected": self.rejected}.get(rollup)
+        times = times_of_frame(wikipedia.partials(self.hot, str(rollup))) if rows is None else times_of_rows(rows)
+        return [f"hot {self.position}"] if within(times, start_ms, end_ms) else []
 
     async def rows(self, table: str) -> pa.Table:
         return {"events": self.hot, "rejected": self.rejected}[table]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rta.actors.messages import Cursor, HotDelta, SegmentDelta
+from rta.events.schemas import TIME
 from rta.serve.hot import HotState, Moment
 from rta.store.model import GENESIS, Manifest, PartitionEntry
 
@@ -74,7 +75,9 @@ class Owner:
                     continue
                 first = cursor.chunk if index == cursor.epoch else 0
             rows = [pair for chunk in epoch[first:] for pair in chunk]
-            frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+            frame = pl.DataFrame(rows, schema=SCHEMA, orient="row").with_columns(
+                pl.from_epoch("v", time_unit="s").cast(pl.Datetime("ms", "UTC")).alias(TIME)
+            )
             parts.append(
                 SegmentDelta(
                     epoch=index,
@@ -85,6 +88,7 @@ class Owner:
                     to_offsets=self.offsets(index, len(epoch)),
                     partials={"r": frame.write_ipc_stream(None).getvalue()},
                     rows=len(rows),
+                    rows_ms=(min(v for _, v in rows) * 1000, max(v for _, v in rows) * 1000) if rows else None,
                 )
             )
         return HotDelta(
@@ -107,7 +111,7 @@ def check(moment: Moment, before: Moment | None) -> None:
     shown: dict[int, list[int]] = {p: [] for p in ends}
     for use in moment.uses:
         for frame in use.partials.get("r", ()):
-            for partition, value in frame.iter_rows():
+            for partition, value in frame.select(*SCHEMA).iter_rows():
                 shown[partition].append(value)
     for partition, end in ends.items():
         assert sorted(shown[partition]) == list(range(end, moment.offsets[partition]))

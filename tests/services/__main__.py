@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tests.services.clock import library
 from tests.services.kafka import jars
 from tests.services.places import MissingServiceError, program
+from tests.services.redis import redis_server
 from tests.services.versitygw import versitygw
 
 
@@ -17,6 +18,7 @@ def main() -> int:
         ("Apache Kafka", jars),
         ("versitygw", versitygw),
         ("a clock that can be stepped", library),
+        ("Redis", redis_server),
     )
     missing = 0
     for name, fetch in wanted:

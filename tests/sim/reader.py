@@ -21,11 +21,14 @@ from rta.store.model import FileRef
 from rta.store.parquet import read_one
 from tests.sim import shop
 from tests.sim.kernel import Process, ViolationError
+from tests.sim.names import Names
 from tests.sim.oracle import ZERO, Total, agree, agree_ids
 from tests.sim.store import SimStore
 from tests.sim.world import QUERY_MS, World
 
 RAW_SHARE = 0.3
+NAMED_EVERY = 3
+"""One of so many answers is looked at for the names of its parts too."""
 HELD_SHARE = 0.25
 """So many answers come from the view of the answer before."""
 PROTECTED_MS = 2 * QUERY_MS
@@ -74,6 +77,7 @@ class Contents:
         self._world = world
         self._totals: dict[str, Total] = {}
         self._ids: dict[str, Counter[str]] = {}
+        self.names = Names()
 
     def total(self, store: SimStore, file: FileRef) -> Total:
         found = self._totals.get(file.path)
@@ -177,6 +181,8 @@ class Replica:
         where = f"the answer at manifest {view.manifest}, offsets {sorted(offsets.items())}"
         try:
             agree(where, self._total(view), self._world.oracle.prefix(offsets))
+            if self.answers % NAMED_EVERY == 0:
+                self._contents.names.rollup(view)
             if sim.rng.random() < RAW_SHARE:
                 agree_ids(where, self._ids(loop, view), self._world.oracle.ids(offsets))
         except (CorruptFileError, NotFoundError) as error:
@@ -194,7 +200,10 @@ class Replica:
         return found
 
     def _ids(self, loop: asyncio.AbstractEventLoop, view: ReplicaView) -> Counter[str]:
-        found = ids_of(loop.run_until_complete(view.rows(EVENTS)))
+        rows = loop.run_until_complete(view.rows(EVENTS))
+        if self.answers % NAMED_EVERY == 0:
+            self._contents.names.raw(view, rows)
+        found = ids_of(rows)
         for file in view.files(EVENTS):
             found.update(self._contents.ids(self._store, file))
         return found
