@@ -23,7 +23,7 @@ from rta.actors.links import CoordinatorLink, Site
 from rta.actors.load import GAP_HINT, Load, LoadSpec, check_incarnation, id_run, load_newest, log_states
 from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
 from rta.actors.segments import HotSegments
-from rta.errors import LogGapError, NotFoundError, RtaError, UnavailableError
+from rta.errors import CorruptLogError, LogGapError, NotFoundError, RtaError, UnavailableError
 from rta.events.batch import encode
 from rta.log.base import LogReader, Record
 from rta.store.model import RunRef
@@ -133,10 +133,8 @@ class Shard:
     def _live_on(self) -> None:
         while not self._stop.is_set():
             try:
-                life = self._begin()
-                self.alarm = None
-                self._live(life)
-            except LogGapError as error:
+                self._live(self._begin())
+            except (LogGapError, CorruptLogError) as error:
                 # Only a person can go on from here (`rta resume`); a manifest then says where.
                 if self.alarm is None:
                     logger.error("%s stopped: %s", self.spec.datasource.name, error)
@@ -195,6 +193,7 @@ class Shard:
                 self._look_for_ends(life, offsets, began)
                 self._take_runs(life, 0.0)
                 self._stop.wait(max(0.0, STEP_S_MIN - (time.monotonic() - began)))
+            self.alarm = None
             if not life.segments.open.chunks:
                 epoch_began = time.monotonic()
             elif self._due(life, time.monotonic() - epoch_began) and (
@@ -259,11 +258,11 @@ class Shard:
         self._read_through_ms = {**self._read_through_ms, **through}
 
     def _fold(self, life: _Life, records: Sequence[Record]) -> None:
-        batches = life.load.arrivals.batches(records)
-        increment = life.load.fold.fold(batches)
-        life.segments.append(increment)
-        self._events += increment.rows.num_rows
-        self._duplicates += increment.duplicates
+        for batches in life.load.arrivals.batches(records):
+            increment = life.load.fold.fold(batches)
+            life.segments.append(increment)
+            self._events += increment.rows.num_rows
+            self._duplicates += increment.duplicates
 
     def _due(self, life: _Life, age_s: float) -> bool:
         fold: Fold = life.load.fold
