@@ -238,7 +238,8 @@ def test_what_a_producer_writes_under_that_name_does_not_count() -> None:
 
 @given(st.lists(mangled(), min_size=1, max_size=4))
 def test_putting_something_in_makes_no_event_right_or_wrong(lines: list[str]) -> None:
-    document = {**TYPED, "columns": {**TYPED["columns"], "key": {"path": "__kafka.key", "type": "string"}}}
+    columns: Any = TYPED["columns"]
+    document = {**TYPED, "columns": {**columns, "key": {"path": "__kafka.key", "type": "string"}}}
     plain, wrapped = values(TYPED_TOPIC, *lines), values(reading(document), *lines)
     assert [r.record for r in plain.refused] == [r.record for r in wrapped.refused]
     same = [{k: v for k, v in row.items() if k != "key"} for row in parsed(wrapped.dicts())]

@@ -298,7 +298,7 @@ def test_wrong_lengths_under_a_right_checksum_never_reach_beyond_the_batch(
 @pytest.mark.parametrize("rest", [0, 17, 200])
 def test_other_formats_are_refused_by_name(magic: int, rest: int) -> None:
     message = struct.pack(">qiib", 0, 6 + rest, 0, magic) + bytes(1 + rest)
-    with pytest.raises(CorruptLogError, match="older than Kafka 0.11"):
+    with pytest.raises(CorruptLogError, match=r"older than Kafka 0\.11"):
         read(message)
 
 
