@@ -35,6 +35,7 @@ from rta.stream.model import FoldLimits, PartitionLoaded
 
 ANSWER_BYTES = 8 << 20
 ITERATED = 50_000
+NOW_MS = 1_800_000_000_000
 INCARNATION = "0" * 32 + "-0"
 EVENT_BYTES = 1 << 20
 CASES: tuple[tuple[str, Format], ...] = (
@@ -92,12 +93,13 @@ def run(source: Datasource, data: list[bytes]) -> Spent:
     offset = events = 0
     for answer in data:
         at = time.process_time()
-        chunks = read_chunks("partition 0", 0, offset, answer, ())
+        chunks = read_chunks("partition 0", 0, offset, answer, (), NOW_MS)
         checksums, at = checksums + time.process_time() - at, time.process_time()
         for chunk in chunks:
-            unpacker.unpack("partition 0", chunk)
+            for _ in unpacker.unpack("partition 0", chunk):
+                pass
         unpack, at = unpack + time.process_time() - at, time.process_time()
-        batches = arrivals.batches(chunks)
+        batches = [batch for some in arrivals.batches(chunks) for batch in some]
         decode, at = decode + time.process_time() - at, time.process_time()
         fold.fold(batches)
         folding += time.process_time() - at

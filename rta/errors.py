@@ -172,6 +172,10 @@ class CorruptFileError(RtaError):
     status = 500
 
 
+class CorruptLogError(CorruptFileError):
+    """What a log handed out is not what it says. The partition stops with an alarm: it would be the same the next time."""
+
+
 class FileGoneError(CorruptFileError):
     """A file that a view names is not there: swept since, or lost. A newer view tells."""
 

@@ -95,8 +95,9 @@ def warm_up_sources() -> None:
     for narrow in (False, True):
         retention = {"retention": {"events": None}} if narrow else {}
         datasource = parse_datasource({**document, **retention}, incarnation="warm", version=0, partitions=1)
-        chunks = read_chunks("warm", 0, 0, bytes(builder.build()), [])
-        SourceArrivals(datasource, {0: "warm"}, 1 << 20).batches(chunks)
+        chunks = read_chunks("warm", 0, 0, bytes(builder.build()), [], NOW_MS)
+        for _ in SourceArrivals(datasource, {0: "warm"}, 1 << 20).batches(chunks):
+            pass
 
 
 @functools.cache

@@ -135,9 +135,7 @@ class Shard:
     def _live_on(self) -> None:
         while not self._stop.is_set():
             try:
-                life = self._begin()
-                self.alarm = None
-                self._live(life)
+                self._live(self._begin())
             except (LogGapError, CorruptFileError) as error:
                 # Only a person can go on from here (`rta resume`, a backup); other datasources are not to suffer from it.
                 if self.alarm is None:
@@ -206,6 +204,7 @@ class Shard:
                 self._look_for_ends(life, offsets, began)
                 self._take_runs(life, 0.0)
                 self._stop.wait(max(0.0, STEP_S_MIN - (time.monotonic() - began)))
+            self.alarm = None
             if not life.segments.open.chunks:
                 epoch_began = time.monotonic()
             elif self._due(life, time.monotonic() - epoch_began) and (
@@ -270,11 +269,11 @@ class Shard:
         self._read_through_ms = {**self._read_through_ms, **through}
 
     def _fold(self, life: _Life, records: Sequence[Record]) -> None:
-        batches = life.load.arrivals.batches(records)
-        increment = life.load.fold.fold(batches)
-        life.segments.append(increment)
-        self._events += increment.rows.num_rows
-        self._duplicates += increment.duplicates
+        for batches in life.load.arrivals.batches(records):
+            increment = life.load.fold.fold(batches)
+            life.segments.append(increment)
+            self._events += increment.rows.num_rows
+            self._duplicates += increment.duplicates
 
     def _due(self, life: _Life, age_s: float) -> bool:
         full = self._filled(life) >= 1 or len(life.segments.open.chunks) >= CHUNKS_MAX

@@ -164,11 +164,12 @@ def scan_framed(
     """Walk over values that lie in a buffer, one event each, a 0 behind each of them.
 
     Args:
-        spans: Two rows: where each value begins, and its length; below 0 where there is none.
+        spans: Three rows: where each value begins, its length, below 0 where there is none, and what it had before anything
+            was put into it: of this `event_bytes` are allowed.
         keeps_rest: Whether undeclared members are kept.
     """
     rows = spans.shape[1]
-    end = int(spans.max(axis=1).sum()) if rows else 0
+    end = int(spans[:2].max(axis=1).sum()) if rows else 0
     if end > _BYTES_MAX:
         raise InvariantError(f"decoding {end:,} bytes at once, at most {_BYTES_MAX:,} can be")
     walk = new_walk(prepared.trie, len(prepared.rules.types), rows, len(buf) if keeps_rest else PADDING, keeps_rest)

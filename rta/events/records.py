@@ -7,8 +7,10 @@ they can be kept. Reads no clock: what is too old, or in the future, is measured
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +27,7 @@ from rta.events.hashing import Words
 from rta.events.keys import place_hashes, source_id
 from rta.events.schemas import ID_HI, ID_LO, REJECTED_EVENT_BYTES_MAX, Datasource, RecordFormat
 from rta.events.simd import Bytes
-from rta.events.tabular import read_arrow
+from rta.events.tabular import TabularRead, read_arrow
 from rta.events.verdicts import Reason, Verdict
 from rta.events.wrapping import Wrapping, wrapping_of
 
@@ -34,7 +36,10 @@ OFFSET, TIME_MS, VALUE, VALUE_BYTES, KEY, KEY_BYTES, HEADERS, HEADER_COUNT = ran
 """Rows of `Records.fields`. A length of -1 is a null; `HEADERS` is where the first of `HEADER_COUNT` headers begins."""
 NUMBER_BITS = 20
 """Of `__id_lo`, for the event's number within its record."""
-EVENTS_PER_RECORD_MAX = 1 << NUMBER_BITS
+RECORDS_AT_ONCE = 1 << 17
+ROWS_BYTES = 64 << 20
+"""A part of what was decoded is handed out when its rows have so many bytes."""
+BYTES_MAX = 1 << 31
 
 
 class Records(NamedTuple):
@@ -60,18 +65,17 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DecodedRecords:
-    """What became of the records.
+    """What became of some of the records, those before `end` that came after the ones before them.
 
     Args:
         rows: In the raw schema of the decoder's datasource.
         events: How many there were, `refused` ones and all.
-        unworded: Refused events beyond those in `refused`, as places: shape (n, 2) of `__id_hi`, `__id_lo`.
     """
 
+    end: int
     rows: pa.Table
     events: int
     refused: list[Refused]
-    unworded: Words
 
 
 class RecordDecoder:
@@ -93,38 +97,52 @@ class RecordDecoder:
         self._prepared: Prepared = prepare(datasource)
         self._wrapping: Wrapping | None = wrapping_of(datasource, partition)
 
-    def decode(self, records: Records, now_ms: int) -> DecodedRecords:
-        """Rows and refusals; `now_ms` is the log's time."""
+    def decode(self, records: Records, now_ms: int) -> Iterator[DecodedRecords]:
+        """Rows and refusals of all records, in parts that fit into memory, one at least; `now_ms` is the log's time."""
         datasource = self._datasource
         oldest = TIME_MIN_MS if datasource.too_old_ms is None else max(TIME_MIN_MS, now_ms - datasource.too_old_ms)
         newest = min(TIME_MAX_MS, now_ms + datasource.in_the_future_ms)
         rules = Judge(datasource, oldest, newest, self._limits.event_bytes)
-        if self._format is RecordFormat.ARROW:
-            return self._decode_arrow(records, rules)
-        return self._decode_json(records, rules)
+        count = records.fields.shape[1]
+        if not count:
+            empty = self._placed(self._prepared.sent_schema.empty_table(), np.zeros(0, np.int64))
+            yield DecodedRecords(0, empty, 0, [])
+        elif self._format is RecordFormat.ARROW:
+            yield from self._decode_arrow(records, rules)
+        else:
+            for first in range(0, count, RECORDS_AT_ONCE):
+                yield self._decode_json(records, range(first, min(count, first + RECORDS_AT_ONCE)), rules)
 
-    def _decode_json(self, records: Records, rules: Judge) -> DecodedRecords:
-        wrapped = records if self._wrapping is None else Records(*self._wrapping.wrap(*records))
-        spans = wrapped.fields[VALUE : VALUE_BYTES + 1]
+    def _decode_json(self, records: Records, span: range, rules: Judge) -> DecodedRecords:
+        part = Records(records.buf, records.fields[:, span.start : span.stop])
+        wrapped = part if self._wrapping is None else Records(*self._wrapping.wrap(*part))
+        spans = np.stack([*wrapped.fields[VALUE : VALUE_BYTES + 1], part.fields[VALUE_BYTES]])
         scanned = scan_framed(self._prepared, wrapped.buf, spans, rules.event_bytes, self._keeps_rest)
         state = Pass(self._prepared, (), (), Edge(0), rules, self._limits, False, scanned=scanned)
         state = bound_times(read_columns(state))
-        judged, refused = self._judge(records, scanned, rules)
+        judged, refused = self._judge(part, scanned, rules, span.start)
         state = build_rows(replace(state, judged=judged))
-        low = records.fields[OFFSET, state.numbers] << NUMBER_BITS
-        return DecodedRecords(self._placed(state.table, low), scanned.rows, refused, np.zeros((0, 2), np.uint64))
+        low = part.fields[OFFSET, state.numbers] << NUMBER_BITS
+        return DecodedRecords(span.stop, self._placed(state.table, low), scanned.rows, refused)
 
-    def _judge(self, records: Records, scanned: Scanned, rules: Judge) -> tuple[dict[int, list[Any]], list[Refused]]:
-        """What the fast decoder did not want to decide, event by event."""
+    def _judge(
+        self, records: Records, scanned: Scanned, rules: Judge, first: int
+    ) -> tuple[dict[int, list[Any]], list[Refused]]:
+        """What the fast decoder did not want to decide, event by event. `first` is where these records begin."""
         judged: dict[int, list[Any]] = {}
         refused = []
+        # The limit is for what the producer wrote, not for what has been put into it here.
+        wrapped_rules = changed(rules, event_bytes=BYTES_MAX)
         for row in np.flatnonzero(scanned.doubts).tolist():
-            if records.fields[VALUE_BYTES, row] < 0:
-                verdict: Verdict | list[Any] = Verdict(row, None, Reason.INVALID_JSON, "the record has no value")
+            text = scanned.text(row)
+            if records.fields[VALUE_BYTES, row] > rules.event_bytes:
+                verdict = judge(_value(records, row), rules, first + row)
+            elif records.fields[VALUE_BYTES, row] < 0 and not text:
+                verdict = Verdict(first + row, None, Reason.INVALID_JSON, "the record has no value")
             else:
-                verdict = judge(scanned.text(row), rules, row)
+                verdict = judge(text, wrapped_rules, first + row)
             if isinstance(verdict, Verdict):
-                refused.append(Refused(row, 0, verdict, _text(records, row)))
+                refused.append(Refused(first + row, 0, verdict, _text(records, row)))
             else:
                 judged[row] = verdict if self._keeps_rest else [*verdict[:-1], None]
         return judged, refused
@@ -135,29 +153,25 @@ class RecordDecoder:
 
     # -- Arrow -------------------------------------------------------------------------------------------------------
 
-    def _decode_arrow(self, records: Records, rules: Judge) -> DecodedRecords:
-        tables = [self._placed(self._prepared.sent_schema.empty_table(), np.zeros(0, np.int64))]
-        refused: list[Refused] = []
-        unworded: list[npt.NDArray[np.int64]] = []
-        events = 0
-        for record, (offset, value) in enumerate(_values(records)):
+    def _decode_arrow(self, records: Records, rules: Judge) -> Iterator[DecodedRecords]:
+        part = _ArrowPart([], [])
+        count = records.fields.shape[1]
+        for record, offset in enumerate(records.fields[OFFSET].tolist()):
             try:
-                read = read_arrow(value, self._prepared.sent_schema, rules, self._limits)
+                read = read_arrow(_value(records, record), self._prepared.sent_schema, rules, self._limits)
             except RtaError as error:
                 verdict = Verdict(0, None, Reason.INVALID_JSON, f"{error.message}; {error.hint}".strip("; "))
-                refused.append(Refused(record, 0, verdict, None))
-                events += 1
-                continue
-            events += read.total
-            base = offset << NUMBER_BITS
-            tables.append(self._placed(read.rows, base | read.numbers))
-            worded = [Refused(record, v.index, v, None) for v in read.refusals.verdicts]
-            refused += worded
-            if read.total - len(read.numbers) > len(worded):
-                known = np.concatenate([read.numbers, np.array([v.number for v in worded], np.int64)])
-                unworded.append(base | np.setdiff1d(np.arange(read.total), known))
-        low = np.concatenate([np.zeros(0, np.int64), *unworded])
-        return DecodedRecords(pa.concat_tables(tables), events, refused, self._places(low))
+                part.refused.append(Refused(record, 0, verdict, None))
+                part.events += 1
+            else:
+                part.events += read.total
+                part.tables.append(self._placed(read.rows, offset << NUMBER_BITS | read.numbers))
+                part.refused += _refused(record, read)
+                part.bytes += read.rows.nbytes
+            if part.bytes >= ROWS_BYTES or len(part.refused) >= RECORDS_AT_ONCE or record + 1 == count:
+                empty = self._placed(self._prepared.sent_schema.empty_table(), np.zeros(0, np.int64))
+                yield DecodedRecords(record + 1, pa.concat_tables([empty, *part.tables]), part.events, part.refused)
+                part = _ArrowPart([], [])
 
     def _places(self, low: npt.NDArray[np.int64]) -> Words:
         places = np.empty((len(low), 2), np.uint64)
@@ -169,16 +183,39 @@ class RecordDecoder:
         """Identities of the refused events, shape (n, 2): the hashes of their places."""
         offsets = records.fields[OFFSET]
         low = [(int(offsets[each.record]) << NUMBER_BITS) | each.number for each in decoded.refused]
-        return place_hashes(np.concatenate([self._places(np.array(low, np.int64)), decoded.unworded]))
+        return place_hashes(self._places(np.array(low, np.int64)))
 
 
-def _values(records: Records) -> Iterator[tuple[int, bytes]]:
-    offsets, starts, sizes = (records.fields[row].tolist() for row in (OFFSET, VALUE, VALUE_BYTES))
-    for offset, start, size in zip(offsets, starts, sizes, strict=True):
-        yield offset, records.buf[start : start + max(size, 0)].tobytes()
+@dataclass(slots=True)
+class _ArrowPart:
+    tables: list[pa.Table]
+    refused: list[Refused]
+    events: int = 0
+    bytes: int = 0
+
+
+def _refused(record: int, read: TabularRead) -> list[Refused]:
+    """The refused events of one record. Where there are very many, the later ones share what is said of them."""
+    worded = read.refusals.verdicts
+    refused = [Refused(record, v.index, v, None) for v in worded]
+    left = read.total - len(read.numbers) - len(worded)
+    if left:
+        reasons = read.refusals.reasons - Counter(v.reason for v in worded)
+        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        detail = f"one of {left:,} more refused events of this record: {said}"
+        shared = Verdict(0, None, reasons.most_common(1)[0][0], detail)
+        known = np.concatenate([read.numbers, np.array([v.index for v in worded], np.int64)])
+        refused += [Refused(record, n, shared, None) for n in np.setdiff1d(np.arange(read.total), known).tolist()]
+    return refused
+
+
+def _value(records: Records, row: int) -> bytes:
+    start, size = records.fields[[VALUE, VALUE_BYTES], row].tolist()
+    return records.buf[start : start + max(size, 0)].tobytes()
 
 
 def _text(records: Records, row: int) -> str | None:
+    """The value's beginning, or None where there is no value."""
     start, size = records.fields[[VALUE, VALUE_BYTES], row].tolist()
     if size < 0:
         return None

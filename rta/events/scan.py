@@ -310,13 +310,14 @@ def scan_bodies(
 
 @kernel
 def scan_values(buf: Bytes, spans: npt.NDArray[np.int64], bytes_max: int, frame: Frame, walk: Walk) -> None:
-    """Read one event from each value: `spans` has their begins and their lengths, in two rows; a 0 stands behind each."""
+    """Read one event from each value; a 0 stands behind each. `spans` has three rows: where they begin, how long they are,
+    and how long they were as they came."""
     for i in range(spans.shape[1]):
         start, size = spans[0, i], max(spans[1, i], 0)
         frame[EVENT_START] = start
         frame[EVENT_END] = start + size
         doubt = UNSURE
-        if size > bytes_max:
+        if spans[2, i] > bytes_max:
             doubt = OVERSIZED
         elif size > 0:
             stop = scan_event(buf, skip_space(buf, start), walk)

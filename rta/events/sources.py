@@ -11,12 +11,15 @@ import msgspec
 
 from rta.errors import InvalidDatasourceError
 from rta.events.document import Section, wrong
-from rta.events.exact import iso_ms
-from rta.events.schemas import Datasource, RecordFormat, Source
+from rta.events.exact import TIME_MAX_MS, iso_ms
+from rta.events.schemas import ColumnType, Datasource, RecordFormat, Source
 from rta.events.wrapping import MEMBERS, ROOT
 
 TOPIC = re.compile(r"[A-Za-z0-9._\-]{1,249}")
 EARLIEST, LATEST = "earliest", "latest"
+_TEXTS = (ColumnType.STRING, ColumnType.TIMESTAMP, ColumnType.JSON)
+_NUMBERS = (ColumnType.LONG, ColumnType.DOUBLE, ColumnType.TIMESTAMP, ColumnType.JSON)
+"""What key and headers, and what the other members can be."""
 
 
 def parse_source(section: Section) -> Source | None:
@@ -42,26 +45,33 @@ def _start(given: Section) -> str | int:
     start = given.get("start")
     if start in (None, EARLIEST, LATEST):
         return start or EARLIEST
-    if isinstance(start, int) and not isinstance(start, bool) and start >= 0:
+    if isinstance(start, int) and not isinstance(start, bool) and 0 <= start <= TIME_MAX_MS:
         return start
     time_ms = iso_ms(start) if isinstance(start, str) else None
-    if time_ms is None or time_ms < 0:
+    if time_ms is None or not 0 <= time_ms <= TIME_MAX_MS:
         expected = "earliest, latest, an ISO 8601 time with a zone, or milliseconds since 1970"
         raise wrong(given.at("start"), start, expected)
     return time_ms
 
 
 def check_paths(datasource: Datasource) -> None:
-    """Columns below `__kafka` must name something that a record has. Raises InvalidDatasourceError."""
-    for name, path in [("time", datasource.time_path), *((f"columns.{c.name}", c.path) for c in datasource.columns)]:
+    """Columns below `__kafka` must name something that a record has, in a type that it has. Raises InvalidDatasourceError."""
+    paths = [("time", datasource.time_path, ColumnType.TIMESTAMP)]
+    for name, path, kind in [*paths, *((f"columns.{c.name}", c.path, c.type) for c in datasource.columns)]:
         if path[0] != ROOT:
             continue
         if datasource.source is None:
             raise wrong(name, ".".join(path), f"another path: '{ROOT}' is there only with a 'source'")
-        if len(path) == 1 or path[1] not in MEMBERS or (len(path) > 2 and path[1] != "headers"):
-            raise wrong(name, ".".join(path), f"{ROOT}.<one of {', '.join(MEMBERS)}> or {ROOT}.headers.<name>")
+        if len(path) == 1 or path[1] not in MEMBERS or len(path) != (3 if path[1] == "headers" else 2):
+            expected = (
+                f"{ROOT}.<one of {', '.join(MEMBERS[:-1])}> or {ROOT}.headers.<name>, a name with dots in double quotes"
+            )
+            raise wrong(name, ".".join(path), expected)
         if datasource.source.format is RecordFormat.ARROW:
             raise wrong(name, ".".join(path), "another path: records in Arrow have many events each")
+        types = _TEXTS if path[1] in ("key", "headers") else _NUMBERS
+        if kind not in types:
+            raise wrong(f"{name}.type", kind, f"one of {', '.join(types)}: that is what '{'.'.join(path)}' can be")
 
 
 def described(source: Source | None) -> str | None:

@@ -15,15 +15,17 @@ import numpy.typing as npt
 
 from rta.events.schemas import Datasource, RecordFormat
 from rta.events.simd import PADDING, Bytes, as_int, copy, inlined, kernel, padded
-from rta.events.tokens import invalid_utf8, skip_space
+from rta.events.tokens import invalid_utf8, skip_space, skip_value
 
 ROOT = "__kafka"
 MEMBERS = ("partition", "offset", "timestamp", "key", "headers")
 _OFFSET, _TIME_MS, _VALUE, _VALUE_BYTES, _KEY, _KEY_BYTES, _HEADERS, _HEADER_COUNT = range(8)
 """Rows of `rta.events.records.Records.fields`."""
 _ESCAPED_BYTES = 6
+_COMPARED_MAX = 64
 _FIXED_BYTES = 256
-_QUOTE, _BACKSLASH, _COMMA, _OPEN, _CLOSE, _COLON, _MINUS, _ZERO = 0x22, 0x5C, 0x2C, 0x7B, 0x7D, 0x3A, 0x2D, 0x30
+_QUOTE, _BACKSLASH, _COMMA, _OPEN, _CLOSE, _CLOSE_LIST = 0x22, 0x5C, 0x2C, 0x7B, 0x7D, 0x5D
+_COLON, _MINUS, _ZERO = 0x3A, 0x2D, 0x30
 _WORDS = (
     '"partition":',
     '"offset":',
@@ -31,7 +33,7 @@ _WORDS = (
     '"key":',
     '"headers":{',
     "null",
-    '{"__kafka":{',
+    '"__kafka":{',
     "ce_",
     "content-type",
     '"datacontenttype":',
@@ -153,7 +155,12 @@ def put_nullable(out: Bytes, at: int, buf: Bytes, start: int, length: int) -> in
 
 @kernel
 def is_last_of_name(buf: Bytes, header: Header, more: int) -> bool:
-    """Whether none of the `more` headers behind it has its name."""
+    """Whether none of the `more` headers behind it has its name; where those are many, it need not be true.
+
+    Of members of one name the decoders take the last; it only takes them longer.
+    """
+    if more > _COMPARED_MAX:
+        return True
     at = header.end
     for _ in range(more):
         other = header_at(buf, at)
@@ -187,7 +194,7 @@ def put_headers(buf: Bytes, field: npt.NDArray[np.int64], out: Bytes, at: int) -
 
 @kernel
 def put_metadata(buf: Bytes, field: npt.NDArray[np.int64], wants: tuple[int, bool, int], out: Bytes, at: int) -> int:
-    """Append an object's bracket and the member `__kafka` with what is asked for."""
+    """Append the member `__kafka` with what is asked for."""
     members, _, partition = wants
     at = word(out, at, _BEGUN)
     for member in range(_HEADED + 1):
@@ -218,15 +225,15 @@ def put_attributes(buf: Bytes, field: npt.NDArray[np.int64], out: Bytes, at: int
     for i in range(field[_HEADER_COUNT]):
         header = header_at(buf, head)
         head = header.end
-        if header.value_bytes < 0 or not is_last_of_name(buf, header, field[_HEADER_COUNT] - 1 - i):
+        if not is_last_of_name(buf, header, field[_HEADER_COUNT] - 1 - i):
             continue
         if begins_with(buf, header.name, header.name_bytes, _CE):
             at = put_text(out, at, buf, header.name + 3, header.name_bytes - 3)
             out[at] = _COLON
-            at = put_text(out, at + 1, buf, header.value, header.value_bytes)
+            at = put_nullable(out, at + 1, buf, header.value, header.value_bytes)
         elif header.name_bytes == 12 and begins_with(buf, header.name, header.name_bytes, _TYPE):
-            is_json = contains(buf, header.value, header.value_bytes, _JSON)
-            at = put_text(out, word(out, at, _DATA_TYPE), buf, header.value, header.value_bytes)
+            is_json = header.value_bytes < 0 or contains(buf, header.value, header.value_bytes, _JSON)
+            at = put_nullable(out, word(out, at, _DATA_TYPE), buf, header.value, header.value_bytes)
         else:
             continue
         out[at] = _COMMA
@@ -246,37 +253,56 @@ def is_binary(buf: Bytes, field: npt.NDArray[np.int64]) -> bool:
     return False
 
 
+@inlined
+def behind_value(buf: Bytes, start: int, size: int) -> int:
+    """Behind the last byte that is no white space."""
+    end = start + size
+    while end > start and (buf[end - 1] == 0x20 or 0x09 <= buf[end - 1] <= 0x0D):
+        end -= 1
+    return end
+
+
+@kernel
+def put_data(buf: Bytes, field: npt.NDArray[np.int64], is_json: bool, out: Bytes, at: int) -> tuple[int, bool]:
+    """Append the value as the member `data`; false where it should be JSON and is not, and must not pass for members."""
+    start, size = field[_VALUE], max(field[_VALUE_BYTES], 0)
+    at = word(out, at, _DATA)
+    if size == 0:
+        return word(out, at, _NULL), True
+    if not is_json:
+        return put_text(out, at, buf, start, size), True
+    end, _ = skip_value(buf, skip_space(buf, start), 1)
+    return copy(out, at, buf, start, size), end >= 0 and skip_space(buf, end) == start + size
+
+
 @kernel
 def put_record(buf: Bytes, field: npt.NDArray[np.int64], wants: tuple[int, bool, int], out: Bytes, at: int) -> int:
-    """Append one record's text; where there is nothing to put it into, the value as it is."""
+    """Append one record's text; where there is nothing to put it into, the value as it is.
+
+    What is put in stands last, so that it counts and not what a producer wrote under the same name.
+    """
     metadata, cloud, _ = wants
     start, size = field[_VALUE], max(field[_VALUE_BYTES], 0)
-    binary = cloud and is_binary(buf, field)
-    inside = skip_space(buf, start)
-    if not binary and (metadata == 0 or buf[inside] != _OPEN):
-        return copy(out, at, buf, start, size)
-    if metadata != 0:
-        at = put_metadata(buf, field, wants, out, at)
-    else:
+    end = behind_value(buf, start, size) - 1
+    has_members = True
+    if cloud and is_binary(buf, field):
         out[at] = _OPEN
-        at += 1
-    if not binary:
-        inside = skip_space(buf, inside + 1)
-        if buf[inside] != _CLOSE:
+        at, is_json = put_attributes(buf, field, out, at + 1)
+        at, is_whole = put_data(buf, field, is_json, out, at)
+        if not is_whole:
+            out[at] = _CLOSE_LIST
+            return at + 1
+    elif metadata == 0 or size == 0 or buf[skip_space(buf, start)] != _OPEN or buf[end] != _CLOSE:
+        return copy(out, at, buf, start, size)
+    else:
+        at = copy(out, at, buf, start, end - start)
+        end = behind_value(buf, start, end - start)
+        has_members = buf[end - 1] != _OPEN
+    if metadata != 0:
+        if has_members:
             out[at] = _COMMA
             at += 1
-        return copy(out, at, buf, inside, start + size - inside)
-    if metadata != 0:
-        out[at] = _COMMA
-        at += 1
-    at, is_json = put_attributes(buf, field, out, at)
-    at = word(out, at, _DATA)
-    if field[_VALUE_BYTES] <= 0:
-        at = word(out, at, _NULL)
-    elif is_json:
-        at = copy(out, at, buf, start, size)
-    else:
-        at = put_text(out, at, buf, start, size)
+        at = put_metadata(buf, field, wants, out, at)
     out[at] = _CLOSE
     return at + 1
 

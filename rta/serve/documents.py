@@ -177,6 +177,22 @@ class ColumnDocument(_Document):
     max_length: int | None = Field(None, ge=1)
 
 
+class TopicDocument(_Document):
+    """A topic of other producers. Columns with paths below `__kafka` are made of its records' keys and headers."""
+
+    topic: str
+    format: Literal["json", "arrow", "cloudevents"] = "json"
+    start: str | int = Field(
+        "earliest", description="`earliest`, `latest`, an ISO 8601 time, or milliseconds since 1970"
+    )
+
+
+class SourceDocument(_Document):
+    """Where a datasource's events come from."""
+
+    kafka: TopicDocument
+
+
 class DatasourceDocument(_Open):
     """A datasource as its user wrote it."""
 
@@ -215,6 +231,9 @@ class DatasourceDocument(_Open):
     columns: dict[str, str | ColumnDocument] | None = None
     rollups: list[RollupDocument] | None = None
     retention: dict[str, Any] | None = None
+    source: SourceDocument | None = Field(
+        None, description="The topic that its events come from; without it, they come over HTTP"
+    )
 
 
 class DatasourceList(_Document):

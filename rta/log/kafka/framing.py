@@ -25,6 +25,7 @@ HEADER_BYTES = 61
 CRC_FROM = 21
 """A batch's checksum covers everything from here on."""
 MAGIC = 2
+_MAGIC_AT = 16
 BATCH_FIELDS = 10
 START, END, BASE_OFFSET, LAST_OFFSET, ATTRIBUTES, BASE_MS, MAX_MS, PRODUCER, COUNT, CRC = range(BATCH_FIELDS)
 """Columns of what `walk_batches` finds, one row per batch."""
@@ -33,6 +34,10 @@ APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20
 """Bits of the attributes."""
 OLD_FORMAT = -2
 """`walk_batches`: a batch is of a format before Kafka 0.11."""
+DISORDER = -3
+"""`walk_batches`: a batch ends before it begins, or begins before the one in front of it ends."""
+RECORD_BYTES_MIN = 7
+SPAN_FIELDS = 8
 _VARINT_BYTES_MAX = 10
 
 
@@ -49,25 +54,30 @@ def big_endian(buf: Bytes, at: int, size: int) -> int:
 def walk_batches(buf: Bytes, end: int, found: Longs) -> int:
     """Note the whole batches among `end` bytes; the last one of an answer may be cut off.
 
-    Returns how many there are, `OLD_FORMAT`, or more than there is room for in `found` when there is not enough.
+    Returns how many there are, `OLD_FORMAT`, `DISORDER`, or more than there is room for in `found` when there is not enough.
     """
     at = 0
     count = 0
-    while at + HEADER_BYTES <= end:
-        length = big_endian(buf, at + 8, 4)
-        stop = at + 12 + length
-        if length < HEADER_BYTES - 12 or stop > end:
-            if buf[at + 16] < MAGIC:
-                return OLD_FORMAT
-            break
-        if buf[at + 16] != MAGIC:
+    last = as_int(-1)
+    while at + _MAGIC_AT < end:
+        if buf[at + _MAGIC_AT] != MAGIC:
             return OLD_FORMAT
+        if at + HEADER_BYTES > end:
+            break
+        stop = at + 12 + big_endian(buf, at + 8, 4)
+        if stop < at + HEADER_BYTES:
+            return DISORDER
+        if stop > end:
+            break
+        base = big_endian(buf, at, 8)
+        if base <= last or big_endian(buf, at + 23, 4) < 0:
+            return DISORDER
+        last = base + big_endian(buf, at + 23, 4)
         if count < found.shape[0]:
-            base = big_endian(buf, at, 8)
             found[count, START] = at
             found[count, END] = stop
             found[count, BASE_OFFSET] = base
-            found[count, LAST_OFFSET] = base + big_endian(buf, at + 23, 4)
+            found[count, LAST_OFFSET] = last
             found[count, ATTRIBUTES] = big_endian(buf, at + 21, 2)
             found[count, BASE_MS] = big_endian(buf, at + 27, 8)
             found[count, MAX_MS] = big_endian(buf, at + 35, 8)
@@ -108,7 +118,10 @@ def walk_headers(buf: Bytes, at: int, end: int, count: int) -> int:
 
 @kernel
 def walk_record(buf: Bytes, at: int, end: int, base: tuple[int, int], fields: Longs, row: int) -> int:
-    """Note the record at `at`; where it ends, or -1 where its parts do not fit into each other."""
+    """Note the record at `at`; where it ends, or -1 where its parts do not fit into each other.
+
+    `base` are its batch's first offset and timestamp. Reads at most `PADDING` bytes behind `end`.
+    """
     length, at = varint(buf, at)
     if at < 0 or length < 0 or length > end - at:
         return as_int(-1)
@@ -117,13 +130,13 @@ def walk_record(buf: Bytes, at: int, end: int, base: tuple[int, int], fields: Lo
     if at < 0:
         return as_int(-1)
     delta, at = varint(buf, at)
-    if at < 0:
+    if at < 0 or at > stop:
         return as_int(-1)
     fields[OFFSET, row] = base[0] + delta
     fields[TIME_MS, row] = base[1] + delta_ms
     for part in range(2):
         size, at = varint(buf, at)
-        if at < 0 or size > stop - at:
+        if at < 0 or at > stop or size > stop - at:
             return as_int(-1)
         fields[KEY - 2 * part, row] = at
         fields[KEY_BYTES - 2 * part, row] = max(size, -1)
@@ -143,24 +156,29 @@ def walk_records(buf: Bytes, spans: Longs, first_offset: int, fields: Longs) -> 
     """Note the records of all batches, from `first_offset` on.
 
     Args:
-        spans: Per batch: begin and end of its records in `buf`, how many, base offset, base timestamp, and the time at which
-            it was appended, or -1 where producers' times count.
+        spans: Per batch: begin and end of its records in `buf`, how many, base offset, base timestamp, the time at which
+            it was appended, or -1 where producers' times count, its last offset; and room for how many records there are
+            up to its end.
 
-    Returns how many records there are, or `~batch` where a batch is not what it says.
+    Returns how many records there are, or `~batch` where a batch is not what it says: its records' lengths do not fit, or
+    their offsets do not rise from its first one to its last one.
     """
     row = 0
     for i in range(spans.shape[0]):
         at, end = spans[i, 0], spans[i, 1]
+        least = spans[i, 3]
         for _ in range(spans[i, 2]):
             if row >= fields.shape[1]:
                 return ~i
             at = walk_record(buf, at, end, (spans[i, 3], spans[i, 4]), fields, row)
-            if at < 0:
+            if at < 0 or not least <= fields[OFFSET, row] <= spans[i, 6]:
                 return ~i
+            least = fields[OFFSET, row] + 1
             if spans[i, 5] >= 0:
                 fields[TIME_MS, row] = spans[i, 5]
             if fields[OFFSET, row] >= first_offset:
                 row += 1
         if at != end:
             return ~i
+        spans[i, 7] = row
     return row

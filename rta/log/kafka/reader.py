@@ -82,23 +82,24 @@ class KafkaReader:
 
     def partitions(self, topic: str) -> dict[int, PartitionState]:
         """See `LogReader`. What `fetch` reads from here on is the topic that had the name at this moment."""
+        known, found = self._look_up(topic, (EARLIEST, LATEST))
+        return {
+            number: PartitionState(known.incarnation(number), found[EARLIEST][number], found[LATEST][number])
+            for number in known.leaders
+        }
+
+    def _look_up(self, topic: str, times: Sequence[int]) -> tuple[Topic, dict[int, dict[int, int]]]:
+        """The topic that has the name now, and its `_offsets`. Raises NotFoundError, UnavailableError."""
         deadline = time.monotonic() + self._settings.request_ms / 1000
         doing = f"asking for the offsets of topic '{topic}'"
         while True:
             known = self._session.topic(topic, fresh=True)
             try:
-                return self._session.run(doing, self._states, topic, known)
+                return known, self._session.run(doing, self._offsets, topic, known, times)
             except _LeaderMovedError as error:
                 if time.monotonic() > deadline:
                     raise UnavailableError(f"{doing} at {self._settings.name}: {error}", "it is tried again") from error
                 self._session.pause()
-
-    async def _states(self, name: str, topic: Topic) -> dict[int, PartitionState]:
-        found = await self._offsets(name, topic, (EARLIEST, LATEST))
-        return {
-            number: PartitionState(topic.incarnation(number), found[EARLIEST][number], found[LATEST][number])
-            for number in topic.leaders
-        }
 
     async def _offsets(self, name: str, topic: Topic, times: Sequence[int]) -> dict[int, dict[int, int]]:
         """Per time (or EARLIEST, LATEST) and partition the first offset that is not before it; -1 where there is none."""

@@ -7,6 +7,7 @@ read. It never writes, trims or makes a topic, and joins no consumer group: how 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,27 +30,23 @@ class SourceReader(KafkaReader):
     def _read(self, number: int, offset: int, part: Any) -> Sequence[Chunk]:
         aborted = [Aborted(each.producer_id, each.first_offset) for each in part.aborted_transactions or ()]
         where = f"partition {number} of topic '{self._topic}'"
-        return read_chunks(where, number, offset, bytes(part.records), aborted)
+        return read_chunks(where, number, offset, bytes(part.records), aborted, time.time_ns() // 1_000_000)
 
     def starts(self, topic: str, start: str | int) -> dict[int, PartitionState]:
-        """The partitions, each with the offset from which a datasource reads that begins at `start` now.
+        """Like `partitions`, each with the offset from which a datasource reads that begins at `start` now.
 
         Args:
             start: "earliest", "latest", or milliseconds since 1970: the first record with such a timestamp or a later one.
         """
-        states = self.partitions(topic)
-        if start == "earliest":
-            return states
-        if start == "latest":
-            return {number: state._replace(start=state.end) for number, state in states.items()}
-        assert isinstance(start, int)
-        known = self._session.topic(topic)
-        doing = f"asking for the offsets of topic '{topic}' by time"
-        found = self._session.run(doing, self._offsets, topic, known, (start,))[start]
+        asked = {"earliest": EARLIEST, "latest": LATEST}.get(start, start) if isinstance(start, str) else start
+        assert isinstance(asked, int)
+        known, found = self._look_up(topic, tuple({EARLIEST, LATEST, asked}))
         return {
-            number: state._replace(start=found[number] if found.get(number, -1) >= 0 else state.end)
-            for number, state in states.items()
+            number: PartitionState(
+                known.incarnation(number),
+                # Where no record has such a timestamp yet, the next one will.
+                found[asked][number] if found[asked][number] >= 0 else found[LATEST][number],
+                found[LATEST][number],
+            )
+            for number in known.leaders
         }
-
-
-__all__ = ["EARLIEST", "LATEST", "SourceReader"]
