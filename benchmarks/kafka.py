@@ -27,7 +27,7 @@ import polars as pl
 
 from benchmarks.costs import Cpu, Meter
 from benchmarks.input import CHUNK, COUNTRIES, EVENTS, lines
-from benchmarks.kafka_answers import ALL_TIME, COUNT, check_count
+from benchmarks.kafka_answers import ALL_TIME, COMPARED, COUNT, check_count
 from benchmarks.kafka_input import Feed, Producer, Shape, columns, fill, partition_of_users, send_one
 from benchmarks.kafka_own import write_own
 from benchmarks.kafka_workloads import W1, WORKLOADS, Workload
@@ -96,7 +96,7 @@ class Bench:
         committed_s, committed = time.monotonic() - begun_s, self.meter.cpu().since(before)
         peak = self.meter.pss_bytes_max
         check_count(self.client, name, shape.events)
-        checked = workload.check(self.client, name, pl.DataFrame(columns(shape.events)))
+        checked = workload.check(self.client, name, pl.DataFrame(columns(shape.events, COMPARED)))
         self._remove(name)
         return Outcome(shape.events, counted_s, committed_s, counted, committed, peak, checked)
 

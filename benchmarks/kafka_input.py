@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,9 +79,9 @@ class Shape:
 # -- made once -------------------------------------------------------------------------------------------------------
 
 
-def columns(events: int) -> pa.Table:
-    """The events as columns: `timestamp` in milliseconds and those of `FLAT`."""
-    return pq.read_table(_events_file(events))
+def columns(events: int, names: Sequence[str] | None = None) -> pa.Table:
+    """The events as columns: `timestamp` in milliseconds and those of `FLAT`, or only some."""
+    return pq.read_table(_events_file(events), columns=None if names is None else list(names))
 
 
 def batch_files(shape: Shape) -> list[Path]:
