@@ -29,6 +29,8 @@ SKETCHED: list[dict[str, Any]] = [
     {"name": "users", "type": "unique_count", "field": "user_id"},
     {"name": "p95", "type": "quantile", "field": "price", "q": 0.95},
 ]
+COMPARED = ("timestamp", "country", "device_type", "user_id", "price", "event_type", "category")
+"""What the checks need of the events."""
 GROUP = ["time", "country", "device_type"]
 USER_MINUTES = 3
 OUTSIDE = 2.0
@@ -155,6 +157,7 @@ def _within(what: str, errors: np.ndarray[Any, Any], bound: Mapping[str, float] 
 
 __all__ = [
     "ALL_TIME",
+    "COMPARED",
     "COUNT",
     "START_MS",
     "Check",

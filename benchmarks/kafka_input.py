@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,9 +79,9 @@ class Shape:
 # -- made once -------------------------------------------------------------------------------------------------------
 
 
-def columns(events: int) -> pa.Table:
-    """The events as columns: `timestamp` in milliseconds and those of `FLAT`."""
-    return pq.read_table(_events_file(events))
+def columns(events: int, names: Sequence[str] | None = None) -> pa.Table:
+    """The events as columns: `timestamp` in milliseconds and those of `FLAT`, or only some."""
+    return pq.read_table(_events_file(events), columns=None if names is None else list(names))
 
 
 def batch_files(shape: Shape) -> list[Path]:
@@ -268,15 +268,27 @@ def fill(servers: str, topic: str, shape: Shape, times: int = 1) -> float:
 
 
 class Feed(threading.Thread):
-    """Events at a steady rate into a topic, gathered for `GATHER_S` as a producer does with `linger.ms`."""
+    """Events at a steady rate into a topic, gathered for `GATHER_S` as a producer does with `linger.ms`.
+
+    They are made before, from number `first` on, and begin anew after the last: sending is to cost little.
+    """
 
     GATHER_S = 0.01
+    AHEAD = 10 * CHUNK
 
     def __init__(self, servers: str, topic: str, rate: int, first: int = 0) -> None:
         super().__init__(daemon=True)
-        self._servers, self._topic, self._rate, self._first = servers, topic, rate, first
-        self._users = partition_of_users()
+        self._servers, self._topic = servers, topic
+        self._each = max(1, round(rate * self.GATHER_S))
+        self._interval_s = self._each / rate
         self._ending = threading.Event()
+        users = partition_of_users()
+        values = _text(first // CHUNK * CHUNK, self.AHEAD).splitlines()
+        keys = [value.split(b'"user_id":"', 1)[1].split(b'"', 1)[0].decode() for value in values]
+        self._turns = [
+            _by_partition(keys[at : at + self._each], values[at : at + self._each], users)
+            for at in range(0, self.AHEAD, self._each)
+        ]
         self.sent = 0
         self.problem: BaseException | None = None
 
@@ -291,32 +303,26 @@ class Feed(threading.Thread):
             self.problem = error
 
     def _feed(self, producer: Producer) -> None:
-        each = max(1, round(self._rate * self.GATHER_S))
         due_s = time.monotonic()
-        for first in itertools.count(self._first, CHUNK):
-            values = lines(first // CHUNK * CHUNK, CHUNK).splitlines()
-            for at in range(0, CHUNK, each):
-                due_s += each / self._rate
-                if self._ending.wait(max(0.0, due_s - time.monotonic())):
-                    return
-                some = values[at : at + each]
-                producer.send([iter([b] if b else []) for b in self._parts(some)])
-                self.sent += len(some)
-
-    def _parts(self, values: list[bytes]) -> list[bytes]:
-        """A batch for each partition; an empty one where nothing is for it."""
-        now_ms = time.time_ns() // 1_000_000
-        mine: list[list[tuple[str, bytes]]] = [[] for _ in range(PARTITIONS)]
-        for value in values:
-            user = value.split(b'"user_id":"', 1)[1].split(b'"', 1)[0].decode()
-            mine[self._users[user]].append((user, value))
-        return [_live_batch(pairs, now_ms) if pairs else b"" for pairs in mine]
+        for turn in itertools.cycle(self._turns):
+            due_s += self._interval_s
+            if self._ending.wait(max(0.0, due_s - time.monotonic())):
+                return
+            now_ms = time.time_ns() // 1_000_000
+            self.sent += producer.send([iter([_live_batch(pairs, now_ms)] if pairs else []) for pairs in turn])
 
     def finish(self) -> None:
         self._ending.set()
         self.join()
         if self.problem is not None:
             raise self.problem
+
+
+def _by_partition(keys: list[str], values: list[bytes], users: dict[str, int]) -> list[list[tuple[str, bytes]]]:
+    mine: list[list[tuple[str, bytes]]] = [[] for _ in range(PARTITIONS)]
+    for key, value in zip(keys, values, strict=True):
+        mine[users[key]].append((key, value))
+    return mine
 
 
 def _live_batch(pairs: list[tuple[str, bytes]], now_ms: int) -> bytes:
