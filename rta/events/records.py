@@ -158,7 +158,9 @@ class RecordDecoder:
         count = records.fields.shape[1]
         for record, offset in enumerate(records.fields[OFFSET].tolist()):
             try:
-                read = read_arrow(_value(records, record), self._prepared.sent_schema, rules, self._limits)
+                read = read_arrow(
+                    _value(records, record), self._prepared.sent_schema, rules, self._limits, self._keeps_rest
+                )
             except RtaError as error:
                 verdict = Verdict(0, None, Reason.INVALID_JSON, f"{error.message}; {error.hint}".strip("; "))
                 part.refused.append(Refused(record, 0, verdict, None))

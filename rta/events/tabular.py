@@ -39,21 +39,30 @@ class TabularRead:
     total: int
 
 
-def read_arrow(data: bytes, schema: pa.Schema, rules: Judge, limits: Limits) -> TabularRead:
-    """Read one body.
+def read_arrow(data: bytes, schema: pa.Schema, rules: Judge, limits: Limits, keeps_rest: bool = True) -> TabularRead:
+    """Read one body. Where what has no column is not kept, its columns are not even unpacked.
 
     Raises:
         BadRequestError: no Arrow IPC stream, or a damaged one.
         TooLargeError: more bytes or rows than allowed, or more rows for the exact decoder.
     """
     try:
-        return _rows(_read_stream(data, limits), schema, rules, limits)
+        wanted = None if keeps_rest else _wanted(rules.datasource)
+        return _rows(_read_stream(data, limits, wanted), schema, rules, limits, keeps_rest)
     except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise BadRequestError(f"reading the Arrow body: {text}", "send a complete Arrow IPC stream") from error
 
 
-def _rows(table: pa.Table, schema: pa.Schema, rules: Judge, limits: Limits) -> TabularRead:
+def _wanted(datasource: Datasource) -> frozenset[str]:
+    """Names of the columns that may hold something declared."""
+    names = {TIME, *(column.name for column in datasource.columns)}
+    for path in (datasource.time_path, *(column.path for column in datasource.columns)):
+        names |= {".".join(path), path[0]}
+    return frozenset(names)
+
+
+def _rows(table: pa.Table, schema: pa.Schema, rules: Judge, limits: Limits, keeps_rest: bool) -> TabularRead:
     datasource = rules.datasource
     sources = _Sources(table, datasource, limits.unpacked_bytes)
     doubtful = np.zeros(table.num_rows, np.bool_)
@@ -67,7 +76,7 @@ def _rows(table: pa.Table, schema: pa.Schema, rules: Judge, limits: Limits) -> T
         if column.length_max is not None:
             doubtful |= _to_numpy(pc.greater(pc.utf8_length(array), column.length_max), len(array))
         arrays.append(array)
-    arrays.append(_rest(sources))
+    arrays.append(_rest(sources) if keeps_rest else pa.nulls(table.num_rows, pa.string()))
     rows = pa.Table.from_arrays(arrays, schema=schema)
     numbers = np.nonzero(~doubtful)[0]
     if len(numbers) == table.num_rows:
@@ -75,6 +84,8 @@ def _rows(table: pa.Table, schema: pa.Schema, rules: Judge, limits: Limits) -> T
     if table.num_rows - len(numbers) > limits.exact_events:
         raise too_doubtful(limits.exact_events)
     judged, refusals = _judge(sources, np.nonzero(doubtful)[0], rules)
+    if not keeps_rest:
+        judged = {number: [*row[:-1], None] for number, row in judged.items()}
     rows = rows.take(pa.array(numbers))
     if judged:
         values = zip(*judged.values(), strict=True)
@@ -86,8 +97,8 @@ def _rows(table: pa.Table, schema: pa.Schema, rules: Judge, limits: Limits) -> T
     return TabularRead(rows.combine_chunks(), numbers, refusals, table.num_rows)
 
 
-def _read_stream(data: bytes, limits: Limits) -> pa.Table:
-    """The stream's batches as one table, its offsets and UTF-8 checked: they come from outside."""
+def _read_stream(data: bytes, limits: Limits, wanted: frozenset[str] | None) -> pa.Table:
+    """The stream's batches as one table, its offsets and UTF-8 checked: they come from outside. None wants all columns."""
     batches: list[pa.RecordBatch] = []
     rows = 0
     size = unpacked_bytes(data)
@@ -96,8 +107,12 @@ def _read_stream(data: bytes, limits: Limits) -> pa.Table:
             f"reading the Arrow body: it has {size:,} bytes unpacked, at most {limits.unpacked_bytes:,} are taken",
             "send it in several requests",
         )
+    options = pa.ipc.IpcReadOptions()
     with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
         _check_names(reader.schema)
+        if wanted is not None:
+            options.included_fields = [i for i, name in enumerate(reader.schema.names) if name in wanted]
+    with pa.ipc.open_stream(pa.py_buffer(data), options=options) as reader:
         for batch in reader:
             batch.validate(full=True)
             rows += batch.num_rows

@@ -22,7 +22,7 @@ from rta.events.simd import PADDING
 from rta.log.kafka import framing
 from rta.log.kafka.framing import Longs
 
-UNPACKED_BYTES = 48 << 20
+UNPACKED_BYTES = 4 << 20
 """When so many bytes have been unpacked they are handed out, whatever they were compressed to."""
 BATCH_BYTES_MAX = 128 << 20
 """No batch may become larger: the brokers' limit for a compressed one is 1 MB by default, a producer's for what it packs
