@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ORDER = ("edge", "log", "fold", "commit", "questions", "http", "soak")
-NOT_RUN = {"__init__", "__main__", "input", "load", "running"}
+ORDER = ("edge", "log", "fold", "commit", "questions", "kafka_parts", "kafka", "http", "soak")
+NOT_RUN = {"__init__", "__main__", "costs", "input", "load", "running"}
+NOT_RUN |= {"kafka_answers", "kafka_batches", "kafka_input", "kafka_own", "kafka_workloads"}
 
 
 def available() -> list[str]:
@@ -34,7 +35,7 @@ def processor() -> str:
 
 def main() -> int:
     names = available()
-    described = "\n".join(f"  {name:<10} {purpose(name)}" for name in names)
+    described = "\n".join(f"  {name:<12} {purpose(name)}" for name in names)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"Measure this machine.\n\n{described}",

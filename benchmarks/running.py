@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -71,8 +72,8 @@ class Running:
 
 
 @contextmanager
-def running(url: str | None) -> Iterator[Running]:
-    """The system at `url`, or one of our own that ends with the block.
+def running(url: str | None, **settings: Any) -> Iterator[Running]:
+    """The system at `url`, or one of our own, with these settings, that ends with the block.
 
     Raises:
         RuntimeError: it did not become ready; with the end of what it said.
@@ -86,7 +87,7 @@ def running(url: str | None) -> Iterator[Running]:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
         config = folder / "rta.yaml"
-        config.write_text(json.dumps({"port": port, "data_dir": str(folder / "data"), "epoch": EPOCH}))
+        config.write_text(json.dumps({"port": port, "data_dir": str(folder / "data"), "epoch": EPOCH, **settings}))
         with (folder / "up.log").open("wb") as log:
             begun_s = time.monotonic()
             command = [sys.executable, "-m", "rta.cli", "up", "--config", str(config)]

@@ -102,6 +102,13 @@ class KafkaOptions(_Section):
             raise ValueError(f"security '{self.security}' needs RTA_KAFKA_PASSWORD or 'password_file'")
         if "SASL" not in self.security and self.username is not None:
             raise ValueError(f"'username' has no effect with security '{self.security}'; use SASL_SSL")
+        if self.replication is not None and self.in_sync is not None and self.in_sync > self.replication:
+            raise ValueError(f"'in_sync' is {self.in_sync}, more than the {self.replication} of 'replication'")
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("'key_file' has no effect without 'cert_file'")
+        for name in ("ca_file", "cert_file"):
+            if "SSL" not in self.security and getattr(self, name) is not None:
+                raise ValueError(f"'{name}' has no effect with security '{self.security}'; use SSL or SASL_SSL")
         return self
 
     @property
@@ -315,4 +322,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     if first["type"] == "missing":
         return f"setting '{path}' is missing", "docs/operations.md lists the settings"
     said = first["msg"].removeprefix("Value error, ")
-    return f"setting '{path}' is {first.get('input')!r}: {said}", "docs/operations.md lists the settings"
+    given = first.get("input")
+    # What is wrong with a section as a whole is said without its values: a password may be among them.
+    shown = f"setting '{path}'" if isinstance(given, dict) else f"setting '{path}' is {given!r}"
+    return f"{shown}: {said}", "docs/operations.md lists the settings"

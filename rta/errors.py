@@ -126,6 +126,10 @@ class LogFullError(UnavailableError):
     code = "log_full"
 
 
+class AccessError(UnavailableError):
+    """The brokers are there and do not let us in: a setting has to be mended. The hint names it."""
+
+
 class TimeLimitError(RtaError):
     """A query took longer than it may."""
 

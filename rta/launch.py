@@ -27,11 +27,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rta.actors.links import Site
+from rta.actors.links import CATCHING_UP, Site
+from rta.actors.logs import check_log
 from rta.actors.ownership import fleet_names
 from rta.actors.processes import Guard, guarded, start_ray
+from rta.actors.warm import CHOSEN
 from rta.config import Settings
-from rta.errors import ConflictError, RtaError, UnavailableError
+from rta.errors import AccessError, ConflictError, RtaError, UnavailableError
 from rta.log.kafka.settings import kafka_settings
 from rta.serve.haproxy import haproxy_program, loopback_haproxy
 from rta.store.lease import Lease
@@ -211,6 +213,9 @@ def environment(settings: Settings) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
+        "RAY_num_workers_soft_limit": "32",
+        "RAY_preload_python_modules": "rta.actors.warm",
+        CHOSEN: str(run / "spare"),
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
@@ -327,6 +332,7 @@ def site_of(settings: Settings) -> Site:
         epoch_events=settings.epoch_events,
         dedup_memory_ids=settings.dedup_memory_ids,
         query_time_ms=settings.limits.query_time,
+        event_bytes=settings.limits.event,
         backlog_bytes_max=settings.limits.backlog,
         crash_at=settings.crash_at,
         run=os.environ.get(MARK, ""),
@@ -340,6 +346,7 @@ def _run(
 ) -> int:
     site = site_of(settings)
     say(f"rta: data in '{site.store}', log '{settings.log}', {len(site.aggregators)} aggregators")
+    _check_log(site)
     lease = _prepare_store(settings, site, stop)
     fleet: Fleet | None = None
     try:
@@ -364,11 +371,22 @@ def _run(
     return 0
 
 
+def _check_log(site: Site) -> None:
+    """Before anything is started: brokers that do not let us in end it here; those that are away may come."""
+    try:
+        check_log(site)
+    except AccessError:
+        raise
+    except UnavailableError as error:
+        say(f"rta: no broker answers yet: {error}")
+
+
 def _prepare_store(settings: Settings, site: Site, stop: threading.Event) -> Lease:
     """Before anything is started: refuse a store of a newer format, or one that another system uses; create the built-in and
     configured datasources."""
+    from rta.actors.logs import source_partitions
     from rta.events.builtin import events_document
-    from rta.store.catalog import Catalog
+    from rta.store.catalog import Catalog, partitions_of
     from rta.store.objects import open_store
 
     store = open_store(site.store)
@@ -380,7 +398,9 @@ def _prepare_store(settings: Settings, site: Site, stop: threading.Event) -> Lea
     for document in [{"name": "events", **events_document()}, *settings.datasources]:
         name = document.get("name")
         if name not in known:
-            catalog.create({**defaults, **document}, settings.partitions)
+            complete = {**defaults, **document}
+            partitions = partitions_of(complete, settings.partitions, lambda source: source_partitions(site, source))
+            catalog.create(complete, partitions)
         elif document in settings.datasources:
             catalog.update(str(name), document)
     return lease
@@ -413,8 +433,9 @@ def _start_system(settings: Settings, site: Site) -> Fleet:
 
 
 def _wait_ready(settings: Settings, stop: threading.Event) -> None:
+    """Catching up with the log takes as long as it takes; anything else has to be over in time."""
     deadline = time.monotonic() + READY_S
-    reason = "no answer yet"
+    reason, said = "no answer yet", False
     while not stop.wait(0.1):
         try:
             with urllib.request.urlopen(f"{base_url(settings)}/readyz", timeout=5) as answer:
@@ -422,6 +443,11 @@ def _wait_ready(settings: Settings, stop: threading.Event) -> None:
                     return
         except urllib.error.HTTPError as error:
             reason = error.read().decode(errors="replace")[:300]
+            if CATCHING_UP in reason:
+                deadline = time.monotonic() + READY_S
+                if not said:
+                    say("rta: events are taken; catching up with the log before it is ready")
+                said = True
         except OSError as error:
             reason = str(error)
         if time.monotonic() > deadline:

@@ -16,6 +16,7 @@ from rta.errors import RtaError
 LINE_EVERY_S = 10.0
 """How often a progress line is written where there is no terminal to rewrite it on."""
 CELL_MAX = 100
+GAPS_SHOWN = 8
 
 
 def note(text: str) -> None:
@@ -71,6 +72,9 @@ def show_status(document: Mapping[str, Any], ledgers: Mapping[str, Mapping[str, 
     plain = {name: value for name, value in document.get("log", {}).items() if not isinstance(value, dict)}
     show_rows([{"log": name, "value": cell(value)} for name, value in plain.items()])
     show_rows(_shared(document.get("sharing", {})))
+    for name, ledger in ledgers.items():
+        if ledger.get("pending_gaps"):
+            note(lost_range(name, ledger["pending_gaps"]))
 
 
 def _shared(sharing: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -83,6 +87,26 @@ def _shared(sharing: Mapping[str, Any]) -> list[dict[str, Any]]:
         state = "reachable" if redis["reachable"] else f"away: {redis['reason']}"
         rows.append({"sharing": redis["place"], "state": state})
     return rows
+
+
+def lost_range(datasource: str, gaps: Sequence[Mapping[str, Any]]) -> str:
+    """What the log of a datasource that stands still has lost, and the command that goes on."""
+    shown = [_gap(gap) for gap in gaps[:GAPS_SHOWN]]
+    if len(gaps) > GAPS_SHOWN:
+        shown.append(f"and {len(gaps) - GAPS_SHOWN} more partitions")
+    return (
+        f"'{datasource}' stands still: its log lacks {'; '.join(shown)}\n"
+        f"hint: bring the log back, or go on without: rta resume --datasource {datasource} --accept-loss"
+    )
+
+
+def _gap(gap: Mapping[str, Any]) -> str:
+    where = f"partition {gap['partition']} from offset {gap['from_offset']:,}"
+    if gap["records"] is None:
+        return f"{where} (another log, or none, has its place: how many records is not known)"
+    if gap["to_offset"] < gap["from_offset"]:
+        return f"{where} (it ends {gap['records']:,} records before what is committed)"
+    return f"{where} to {gap['to_offset']:,} ({gap['records']:,} records)"
 
 
 def moment(time_ms: int | None) -> str | None:

@@ -18,6 +18,7 @@ from rta.actors.load import LoadSpec
 from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, RowsRequest
 from rta.actors.shard import Ports, Shard
 from rta.errors import InvariantError, NotFoundError, RtaError
+from rta.events.schemas import Datasource
 from rta.log.base import LogReader
 from rta.store.catalog import Assignments, Catalog
 from rta.store.model import ActorAssignment
@@ -34,7 +35,7 @@ class Aggregator:
 
     Args:
         name: Its name in assignments; a later process of the same name is the same aggregator in a newer generation.
-        open_reader: Makes a log reader for one thread.
+        open_reader: Makes a reader of a datasource's log, for one thread.
         die: Ends this process with a reason, so that it is started again.
     """
 
@@ -43,7 +44,7 @@ class Aggregator:
         name: str,
         site: Site,
         store: ObjectStore,
-        open_reader: Callable[[], LogReader],
+        open_reader: Callable[[Datasource], LogReader],
         link: CoordinatorLink,
         die: Callable[[str], None],
     ) -> None:
@@ -55,6 +56,7 @@ class Aggregator:
         self._die = die
         self._started_ms = time.time_ns() // 1_000_000
         self._generation = 0
+        self._registered: int | None = None
         self._number = -1
         self._shards: dict[str, Shard] = {}
         self._epochs: dict[str, int] = {}
@@ -91,10 +93,10 @@ class Aggregator:
 
     def _register(self) -> None:
         registration = self._link.register(self.name, os.getpid())
-        self._generation = registration.generation
+        self._generation, self._registered = registration.generation, registration.number
 
     def _follow(self) -> None:
-        newest = self._assignments.newest()
+        newest = self._assignments.newest(self._registered)
         if newest is None or newest.number == self._number:
             return
         mine = newest.actors.get(self.name)
@@ -119,7 +121,7 @@ class Aggregator:
             raise InvariantError(f"the shares of {running} did not end in time", "the process starts again")
         for folder, spec in wanted.items():
             if folder not in self._shards:
-                ports = Ports(self._store, self._open_reader(), self._link, self._die)
+                ports = Ports(self._store, self._open_reader(spec.datasource), self._link, self._die)
                 shard = Shard(spec, self._site, ports, self._epochs.get(folder, 0), self._lives.get(folder, 0))
                 self._shards = {**self._shards, folder: shard}
                 shard.start()

@@ -282,4 +282,6 @@ def _line(counts: MinuteCounts) -> LedgerLine:
         folded_sum=counts.folded_sum,
         dropped=counts.dropped,
         dropped_sum=counts.dropped_sum,
+        rejected=counts.rejected,
+        rejected_sum=counts.rejected_sum,
     )

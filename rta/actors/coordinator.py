@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -19,15 +19,17 @@ import msgspec
 from rta.actors.committer import Committer
 from rta.actors.crash import CrashPoints
 from rta.actors.housekeeper import Housekeeper
-from rta.actors.links import Site
+from rta.actors.links import CATCHING_UP, Site
+from rta.actors.log_watch import LogWatch
 from rta.actors.messages import AggregatorStatus, Registration
 from rta.actors.ownership import Ownership
+from rta.actors.topics import SourceLog, Topics
 from rta.actors.watch import Watch
-from rta.errors import BadRequestError, FencedError, RtaError, UnavailableError
+from rta.errors import BadRequestError, FencedError, NotFoundError, RtaError, UnavailableError
 from rta.events.schemas import Datasource
-from rta.log.base import LogAdmin
+from rta.log.base import LogAdmin, LogReader
 from rta.store.catalog import Catalog
-from rta.store.commit import gaps, genesis, next_manifest, resumed
+from rta.store.commit import gaps, genesis, grown, next_manifest, resumed
 from rta.store.lease import RENEW_S, Lease
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest, Part
@@ -49,15 +51,19 @@ class Outside:
         open_log: Opens a log admin for one thread.
         ask: Asks an aggregator for its status within some seconds; None when it does not answer.
         kill: Ends an aggregator's process, so that it is started again.
-        log_stats: The log's own figures, plain JSON.
+        open_reader: Opens a log reader for one thread.
+        log_stats: The figures of a log that counts for itself, plain JSON.
         die: Ends this process with a reason.
+        open_source: Opens a reader of other producers' topics; None where there are none.
     """
 
     open_log: Callable[[], LogAdmin]
     ask: Callable[[str, float], AggregatorStatus | None]
     kill: Callable[[str, int], None]
+    open_reader: Callable[[], LogReader]
     log_stats: Callable[[], dict[str, Any]]
     die: Callable[[str], None]
+    open_source: Callable[[], SourceLog] | None = None
 
 
 class Coordinator:
@@ -71,7 +77,7 @@ class Coordinator:
         self._lease = Lease(store, site.run, site.pid, site.url)
         self._lease.take()
         self._renewed = time.monotonic()
-        self._log = outside.open_log()
+        self._topics = Topics(outside.open_log(), outside.open_source)
         self._ownership = Ownership(store, site.aggregators, site.run)
         self._committer = Committer(
             store, self._ownership.generation, CrashPoints(site), on_manifest=self._on_manifest, stand_down=outside.die
@@ -79,10 +85,12 @@ class Coordinator:
         self._housekeeper = Housekeeper(store, outside.open_log, site, self._ownership)
         self._watch = Watch(site, outside.ask, outside.kill)
         self._watch.follow(self._ownership.fleet)
+        self._log_watch = LogWatch(site, outside.open_reader, outside.log_stats, outside.open_source)
         self._datasources: dict[str, Datasource] = {}
         self._settling: dict[str, float] = {}
         self._was_ready = False
         self._catalog_version = -1
+        self._waits: dict[str, str] = {}
         self._spread = threading.Event()
         self._reconciling = threading.Lock()
         self._started_ms = _now_ms()
@@ -95,11 +103,12 @@ class Coordinator:
         self._committer.start()
         self._housekeeper.start()
         self._watch.start()
+        self._log_watch.start()
         self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
-        for part in (self._watch, self._housekeeper, self._committer):
+        for part in (self._watch, self._log_watch, self._housekeeper, self._committer):
             part.stop()
         self._thread.join(timeout=10)
 
@@ -124,21 +133,29 @@ class Coordinator:
 
     # -- calls from the HTTP edge ------------------------------------------------------------------------------------
 
-    def report(self, source: str, snapshot: Any) -> None:
-        """Counters of an HTTP process, for `/metrics`; forgotten when it has been silent for a while."""
+    def report(self, source: str, snapshot: Any) -> dict[str, str]:
+        """Counters of an HTTP process, for `/metrics`; forgotten when it has been silent for a while.
+
+        Returns:
+            The datasources, by folder, that take no events now because the log is too far ahead, and the words for it.
+        """
         now = _now_ms()
         kept = {s: r for s, r in self._reports.items() if now - r[0] < REPORTS_KEPT_MS}
         self._reports = {**kept, source: (now, snapshot)}
+        return self._log_watch.full()
 
     def reconcile(self) -> int:
         """Bring log, manifests and assignment in line with the catalog now; the catalog's version."""
         with self._reconciling:
             state = self._catalog.read()
+            for datasource, count in self._topics.grown(state.datasources.values()):
+                logger.info("the topic of %s has %d partitions now", datasource.name, count)
+                self._catalog.grow(datasource.name, count)
+                state = self._catalog.read()
             if state.version == self._catalog_version and not self._spread.is_set():
                 return state.version
             self._spread.clear()
-            for datasource in state.datasources.values():
-                self._ensure(datasource)
+            ensured = [self._ensured(datasource) for datasource in state.datasources.values()]
             before, self._datasources = self._datasources, dict(state.datasources)
             changed = [d.folder for name, d in state.datasources.items() if before.get(name) != d]
             if self._was_ready:
@@ -146,7 +163,11 @@ class Coordinator:
             partitions = {d.folder: d.partitions for d in state.datasources.values()}
             self._ownership.assign(partitions, state.version)
             self._housekeeper.set_datasources(list(state.datasources.values()), state.dropped)
-            self._catalog_version = state.version
+            self._log_watch.follow(list(state.datasources.values()))
+            if all(ensured):
+                self._catalog_version = state.version
+            else:
+                self._spread.set()
             return state.version
 
     def scale(self, count: int) -> dict[str, Any]:
@@ -175,16 +196,31 @@ class Coordinator:
         if newest is None:
             raise UnavailableError(f"datasource '{name}' has no manifest yet", "it is being created")
         with self._reconciling:
-            states = self._log.create(datasource.folder, datasource.partitions)
+            states = self._topics.now(datasource)
         found = gaps(newest, states, _now_ms())
         if found and accept_loss:
-            outcome = manifests.put(resumed(newest, found, self._ownership.generation, _now_ms()))
-            if not outcome.done:
+            behind = resumed(newest, found, self._ownership.generation, _now_ms())
+            if not manifests.put(behind).done:
                 raise UnavailableError(f"'{name}' was committed to meanwhile", "ask again")
+            self._log_watch.committed(behind)
             logger.warning("gaps in the log of %s were accepted: %s", name, found)
             self._housekeeper.notify()
         described = [{**msgspec.to_builtins(gap), "records": gap.records} for gap in found]
         return {"datasource": name, "gaps": described, "resumed": bool(found and accept_loss)}
+
+    def _ensured(self, datasource: Datasource) -> bool:
+        """Whether it has all that it needs. Another producer's topic that can't be read holds up nobody else."""
+        try:
+            self._ensure(datasource)
+        except (NotFoundError, UnavailableError) as error:
+            if datasource.source is None:
+                raise
+            if self._waits.get(datasource.folder) != error.message:
+                logger.warning("%s waits for its topic: %s", datasource.name, error)
+            self._waits[datasource.folder] = error.message
+            return False
+        self._waits.pop(datasource.folder, None)
+        return True
 
     def _ensure(self, datasource: Datasource) -> None:
         """A topic and a first manifest, whichever of them is missing; for one that is there, a fence.
@@ -194,13 +230,28 @@ class Coordinator:
         manifests = ManifestLog(self._store, datasource.folder)
         newest = manifests.newest()
         if newest is not None:
+            self._log_watch.committed(newest)
             if newest.coordinator < self._ownership.generation:
-                manifests.put(next_manifest(newest, [], self._ownership.generation, _now_ms()))
+                fence = next_manifest(newest, [], self._ownership.generation, _now_ms())
+                if manifests.put(fence).done:
+                    self._log_watch.committed(fence)
+            if len(newest.partitions) < datasource.partitions:
+                self._grow(datasource, manifests)
             return
-        partitions = self._log.create(datasource.folder, datasource.partitions)
+        partitions = self._topics.begin(datasource)
         first = genesis(datasource, partitions, self._ownership.generation, _now_ms())
-        if not manifests.put(first).done:
+        if manifests.put(first).done:
+            self._log_watch.committed(first)
+        else:
             logger.info("the first manifest of %s was there already", datasource.folder)
+
+    def _grow(self, datasource: Datasource, manifests: ManifestLog) -> None:
+        """Take partitions into the chain that another producer's topic has got. Raises UnavailableError."""
+        newest = manifests.newest()
+        assert newest is not None
+        states = self._topics.now(datasource)
+        if not manifests.put(grown(newest, states, self._ownership.generation, _now_ms())).done:
+            raise UnavailableError(f"'{datasource.name}' was committed to meanwhile", "it is tried again")
 
     def status(self) -> dict[str, Any]:
         """All that `/v1/status` shows, plain JSON."""
@@ -218,7 +269,7 @@ class Coordinator:
             "assignment": self._ownership.number,
             "actors": self._watch.actors(),
             "datasources": found,
-            "log": self._outside.log_stats(),
+            "log": self._log_watch.stats(),
             "metrics": [snapshot for _, snapshot in self._reports.values()],
             "housekeeping": self._housekeeper.status(),
         }
@@ -232,6 +283,8 @@ class Coordinator:
             "folder": datasource.folder,
             "version": datasource.version,
             "partitions": datasource.partitions,
+            "topic": datasource.topic,
+            "waits_for": self._waits.get(datasource.folder),
             "manifest": None if newest is None else newest.number,
             "committed_ms": None if newest is None else newest.created_ms,
             "events_committed": 0 if newest is None else sum(e.folded - e.buffered for e in newest.partitions),
@@ -251,12 +304,14 @@ class Coordinator:
             if time.monotonic() < self._settling.get(datasource.folder, 0.0):
                 continue
             live = self._watch.datasource(datasource.folder, datasource.partitions)
-            if live["ownerless"]:
-                return False, f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
+            if datasource.folder in self._waits:
+                return False, f"'{datasource.name}' waits for its topic: {self._waits[datasource.folder]}"
             if live["alarms"]:
                 return False, f"'{datasource.name}' has stopped: {live['alarms'][0]}"
+            if live["ownerless"]:
+                return False, f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
             if not live["caught_up"]:
-                return False, f"'{datasource.name}' is catching up with the log"
+                return False, f"'{datasource.name}' {CATCHING_UP}"
         self._was_ready = True
         return True, ""
 
@@ -269,7 +324,8 @@ class Coordinator:
 
     def _ledger(self, datasource: Datasource, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
         ends = self._watch.datasource(datasource.folder, datasource.partitions)["log_ends"]
-        return self._housekeeper.ledger(datasource, time_range_ms, {int(p): end for p, end in ends.items()})
+        report = self._housekeeper.ledger(datasource, time_range_ms, {int(p): end for p, end in ends.items()})
+        return {**report, "pending_gaps": [asdict(gap) for gap in self._log_watch.gaps(datasource.folder)]}
 
     def removal(self, folder: str) -> dict[str, Any]:
         return self._housekeeper.removal(folder)
@@ -301,6 +357,7 @@ class Coordinator:
         self._renewed = time.monotonic()
 
     def _on_manifest(self, manifest: Manifest) -> None:
+        self._log_watch.committed(manifest)
         self._housekeeper.notify()
 
 
@@ -314,6 +371,7 @@ def together(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         "complete_through": min(through, default=None),
         "stages": {stage: sum(r["stages"].get(stage, 0) for r in reports.values()) for stage in stages},
         "mismatches": [{"datasource": n, **m} for n, r in reports.items() for m in r["mismatches"]],
+        "pending_gaps": [{"datasource": n, **g} for n, r in reports.items() for g in r["pending_gaps"]],
         "datasources": dict(reports),
     }
 

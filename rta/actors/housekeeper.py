@@ -169,6 +169,8 @@ class Housekeeper:
     @staticmethod
     def _trim(house: _House, newest: Manifest, log: LogAdmin) -> None:
         """`newest` was read from the store: what lies below its `to` is in files that it names."""
+        if house.datasource.source is not None:
+            return  # other people's topic
         offsets = {e.partition: e.to_offset for e in newest.partitions}
         if offsets != house.trimmed:
             log.trim(house.datasource.folder, offsets)

@@ -6,6 +6,8 @@ fills the cache once per installation: `make setup` does, and `rta up` where nob
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 
 from rta.events.batch import encode, read, split
@@ -71,8 +73,43 @@ def warm_up() -> None:
             run_rollup(planned, [merged])
 
 
+def warm_up_sources() -> None:
+    """Unpack and decode a chunk of another producer's topic, with everything put into its records' text."""
+    from kafka.record.default_records import DefaultRecordBatchBuilder
+
+    from rta.actors.arrivals import SourceArrivals
+    from rta.log.kafka.batches import read_chunks
+
+    document = {
+        "name": "warm",
+        "time": "time",
+        "columns": {
+            "key": {"path": "__kafka.key", "type": "string"},
+            "header": {"path": "__kafka.headers.h", "type": "string"},
+        },
+        "source": {"kafka": {"topic": "warm", "format": "cloudevents"}},
+    }
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
+    for k, headers in enumerate(([], [("ce_specversion", b"1.0"), ("content-type", b"text/plain")])):
+        builder.append(k, NOW_MS, b"key", b'{"time": 1}', headers)
+    for narrow in (False, True):
+        retention = {"retention": {"events": None}} if narrow else {}
+        datasource = parse_datasource({**document, **retention}, incarnation="warm", version=0, partitions=1)
+        chunks = read_chunks("warm", 0, 0, bytes(builder.build()), [])
+        SourceArrivals(datasource, {0: "warm"}, 1 << 20).batches(chunks)
+
+
+@functools.cache
+def warm_up_once(sources: bool) -> None:
+    """All that an aggregator needs, unless this process has done it before; with what reading other producers' topics takes."""
+    warm_up()
+    if sources:
+        warm_up_sources()
+
+
 if __name__ == "__main__":
     from rta.events.decode import warm_up as warm_up_decoder
 
     warm_up_decoder()
     warm_up()
+    warm_up_sources()

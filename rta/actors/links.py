@@ -12,6 +12,9 @@ from rta.log.kafka.settings import KafkaSettings
 from rta.store.model import Part
 from rta.store.redis_settings import RedisSettings
 
+CATCHING_UP = "is catching up with the log"
+"""In the reason why a system is not ready, when nothing but time is missing."""
+
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Where a system lives and how it is tuned: all that an actor needs to open its own connections."""
@@ -31,6 +34,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     epoch_events: int
     dedup_memory_ids: int
     query_time_ms: int
+    event_bytes: int = 1 << 20
+    """What one event of a topic of other producers may have."""
     backlog_bytes_max: int
     crash_at: str | None
     run: str = ""

@@ -5,16 +5,19 @@ Loads exactly the runs that the manifest names, never a listing of a folder (pro
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rta.actors.arrivals import Arrivals, arrivals_of
 from rta.actors.links import Site
 from rta.errors import LogGapError, NotFoundError, UnavailableError
 from rta.events.schemas import Datasource
+from rta.events.sources import narrowed
 from rta.log.base import LogReader, PartitionState
 from rta.store.manifests import ManifestLog
 from rta.store.model import GENESIS, Manifest, PartitionEntry, RunRef
 from rta.store.objects import ObjectStore
-from rta.store.runs import load_run, load_state
+from rta.store.runs import load_runs, load_state, naming_state
 from rta.stream.fold import Fold
 from rta.stream.model import FoldLimits, IdRun, PartitionLoaded, SavedPartition
 from rta.stream.saved import decode_state
@@ -37,6 +40,7 @@ class Load:
     """A fold as manifest `manifest` left it. `based_on` names, per partition, the part whose state was loaded."""
 
     fold: Fold
+    arrivals: Arrivals
     manifest: int
     offsets: dict[int, int]
     incarnations: dict[int, str]
@@ -55,17 +59,26 @@ def load_newest(store: ObjectStore, spec: LoadSpec, reader: LogReader, site: Sit
     if newest is None:
         raise UnavailableError(f"datasource '{spec.datasource.name}' has no manifest yet", "the coordinator makes it")
     entries = [e for e in newest.partitions if e.partition in spec.partitions]
+    if len(entries) < len(spec.partitions):
+        raise UnavailableError(
+            f"manifest {newest.number} of '{spec.datasource.name}' lacks partitions that are new",
+            "the next one has them",
+        )
     states = log_states(reader, spec.datasource)
     for entry in entries:
         check_log(spec.datasource.name, entry, states.get(entry.partition))
     saved = _saved(store, folder, entries)
-    loaded = [_partition(store, folder, entry, saved.get(entry.partition)) for entry in entries]
+    runs = {run.key: run for run in id_runs(store, folder, [ref for entry in entries for ref in entry.runs])}
+    loaded = [_partition(entry, saved.get(entry.partition), runs) for entry in entries]
     limits = FoldLimits(dedup_memory_ids=site.dedup_memory_ids)
+    datasource = narrowed(spec.datasource)
+    incarnations = {e.partition: e.log_incarnation for e in entries}
     return Load(
-        fold=Fold(spec.datasource, loaded, limits),
+        fold=Fold(datasource, loaded, limits),
+        arrivals=arrivals_of(datasource, incarnations, site.event_bytes),
         manifest=newest.number,
         offsets={e.partition: e.to_offset for e in entries},
-        incarnations={e.partition: e.log_incarnation for e in entries},
+        incarnations=incarnations,
         based_on={e.partition: e.part for e in entries},
     )
 
@@ -73,7 +86,7 @@ def load_newest(store: ObjectStore, spec: LoadSpec, reader: LogReader, site: Sit
 def log_states(reader: LogReader, datasource: Datasource) -> dict[int, PartitionState]:
     """The partitions of a datasource's topic. Raises LogGapError when the topic is gone."""
     try:
-        return reader.partitions(datasource.folder)
+        return reader.partitions(datasource.topic)
     except NotFoundError as error:
         raise LogGapError(f"the topic of '{datasource.name}' is gone: {error.message}", GAP_HINT) from error
 
@@ -102,7 +115,9 @@ def _saved(store: ObjectStore, folder: str, entries: list[PartitionEntry]) -> di
     """Each partition's state out of the file that its own entry names."""
     found: dict[int, SavedPartition] = {}
     for path in sorted({e.state for e in entries if e.state is not None}):
-        states = decode_state(load_state(store, folder, path))
+        data = load_state(store, folder, path)
+        with naming_state(folder, path):
+            states = decode_state(data)
         for entry in entries:
             if entry.state == path:
                 if entry.partition not in states:
@@ -111,19 +126,20 @@ def _saved(store: ObjectStore, folder: str, entries: list[PartitionEntry]) -> di
     return found
 
 
-def _partition(store: ObjectStore, folder: str, entry: PartitionEntry, saved: SavedPartition | None) -> PartitionLoaded:
+def _partition(entry: PartitionEntry, saved: SavedPartition | None, runs: Mapping[object, IdRun]) -> PartitionLoaded:
     return PartitionLoaded(
         partition=entry.partition,
         offset=entry.to_offset,
         append_time_ms=entry.append_time_ms,
         watermark_ms=entry.watermark_ms,
         state=saved,
-        runs=tuple(id_run(store, folder, ref) for ref in entry.runs),
+        runs=tuple(runs[ref] for ref in entry.runs),
     )
 
 
-def id_run(store: ObjectStore, folder: str, ref: RunRef) -> IdRun:
-    return IdRun(step=ref.step, identities=load_run(store, folder, ref), key=ref)
+def id_runs(store: ObjectStore, folder: str, refs: Sequence[RunRef]) -> list[IdRun]:
+    found = load_runs(store, folder, refs)
+    return [IdRun(step=ref.step, identities=ids, key=ref) for ref, ids in zip(refs, found, strict=True)]
 
 
 def part_named(manifest: Manifest, partition: int) -> str:

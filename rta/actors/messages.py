@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from rta.events.schemas import EVENTS
+
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
     """How far a replica has read a load: everything before chunk `chunk` of epoch `epoch`."""
@@ -34,6 +36,7 @@ class SegmentDelta(msgspec.Struct, frozen=True, kw_only=True):
     partials: dict[str, bytes]
     rows: int
     rows_ms: tuple[int, int] | None
+    rejected: int = 0
 
 
 class HotDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +61,12 @@ class HotDelta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowsRequest(msgspec.Struct, frozen=True, array_like=True):
-    """Raw rows of chunks `[0, next_chunk)` of one epoch of a load."""
+    """Single rows of chunks `[first_chunk, next_chunk)` of one epoch of a load: raw ones, or those of table `rejected`."""
 
     epoch: int
     first_chunk: int
     next_chunk: int
+    table: str = EVENTS
 
 
 class Registration(msgspec.Struct, frozen=True):

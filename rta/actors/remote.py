@@ -22,8 +22,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rta.actors.links import Site
-from rta.actors.logs import log_stats, open_admin, open_reader
+from rta.actors.logs import log_stats, open_admin, open_reader, open_source
 from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, Registration, RowsRequest
+from rta.actors.spare import Spare
 from rta.errors import RtaError, UnavailableError
 from rta.store.model import Part
 
@@ -46,9 +47,13 @@ def _last_words(site: Site, name: str) -> Callable[[str], None]:
     """What an actor does when it can't go on: leave the reason for the status, and end, so that Ray starts it again."""
 
     def die(reason: str) -> None:
-        site.reasons.mkdir(parents=True, exist_ok=True)
-        (site.reasons / f"{name}.txt").write_text(reason)
         logger.error("%s ends: %s", name, reason)
+        try:
+            site.reasons.mkdir(parents=True, exist_ok=True)
+            (site.reasons / f"{name}.txt").write_text(reason)
+        except OSError as error:
+            # It ends all the same: a full disk must not keep a process that can't go on.
+            logger.warning("the status will not name the reason: %s", error)
         os._exit(1)
 
     return die
@@ -128,8 +133,10 @@ class CoordinatorActor:
                 open_log=lambda: open_admin(self._site),
                 ask=aggregators.status,
                 kill=aggregators.kill,
+                open_reader=lambda: open_reader(self._site),
                 log_stats=lambda: log_stats(self._site),
                 die=_last_words(self._site, COORDINATOR),
+                open_source=lambda: open_source(self._site),
             )
             self._coordinator = Coordinator(self._site, open_store(self._site.store), outside)
             self._coordinator.start()
@@ -143,8 +150,8 @@ class CoordinatorActor:
     def offer(self, part: bytes) -> int:
         return self._coordinator.offer(_decode(part, type=Part))
 
-    def report(self, source: str, snapshot: Any) -> None:
-        self._coordinator.report(source, snapshot)
+    def report(self, source: str, snapshot: Any) -> dict[str, str]:
+        return self._coordinator.report(source, snapshot)
 
     def reconcile(self) -> int:
         return self._coordinator.reconcile()
@@ -181,18 +188,18 @@ class AggregatorActor:
 
     def __init__(self, name: str, site: bytes) -> None:
         from rta.actors.aggregator import Aggregator
-        from rta.actors.kernels import warm_up
+        from rta.actors.kernels import warm_up_once
         from rta.store.objects import open_store
 
         self._site = _decode(site, type=Site)
         _process(self._site, name)
         with _starting(self._site, name):
-            warm_up()
+            warm_up_once(sources=self._site.kafka is not None)
             self._aggregator = Aggregator(
                 name,
                 self._site,
                 open_store(self._site.store),
-                open_reader=lambda: open_reader(self._site),
+                open_reader=lambda datasource: open_reader(self._site, datasource),
                 link=RemoteCoordinator(),
                 die=_last_words(self._site, name),
             )
@@ -333,6 +340,7 @@ class Fleet:
         self._actors: dict[str, Any] = {}
         self._coordinator_pid: int | None = None
         self._misses = 0
+        self._spare = Spare()
 
     def start(self) -> None:
         """Create the actors; they go on by themselves. `ray.init` has been called."""
@@ -344,6 +352,7 @@ class Fleet:
 
     def follow(self) -> None:
         """Start the aggregators that the coordinator wants and that are not there, end those that it no longer wants."""
+        self._spare.keep()
         try:
             self._coordinator_pid, wanted = call("fleet", timeout_s=ANSWER_S)
         except UnavailableError:

@@ -15,13 +15,15 @@ import pyarrow.compute as pc
 
 from rta.actors.messages import Cursor, RowsRequest, SegmentDelta
 from rta.errors import NotFoundError
-from rta.events.schemas import TIME
+from rta.events.schemas import REJECTED, TIME
 from rta.stream.model import Increment
 
 MergePartials = Callable[[str, Sequence[pl.DataFrame]], pl.DataFrame]
 """(rollup name, partials) -> one partial."""
 COMMITTED_ROWS_MAX = 2_000_000
 """Raw rows of committed segments that are kept for queries that still read an older view."""
+COMMITTED_REJECTED_BYTES_MAX = 64 << 20
+"""The same for rejected rows, which hold whole events."""
 
 
 @dataclass(slots=True)
@@ -38,6 +40,10 @@ class Segment:
     @property
     def rows(self) -> int:
         return sum(c.rows.num_rows for c in self.chunks)
+
+    @property
+    def rejected_bytes(self) -> int:
+        return sum(c.rejected.nbytes for c in self.chunks)
 
 
 class HotSegments:
@@ -83,12 +89,14 @@ class HotSegments:
     def forget(self, now_ms: int, grace_ms: int) -> None:
         """Drop committed segments whose grace is over, or beyond the rows that are kept."""
         with self._lock:
-            rows = 0
+            rows = rejected_bytes = 0
             kept: list[Segment] = []
             for segment in reversed(self._segments):
                 if segment.committed_ms is not None:
                     rows += segment.rows
-                    if now_ms - segment.committed_ms > grace_ms or rows > COMMITTED_ROWS_MAX:
+                    rejected_bytes += segment.rejected_bytes
+                    full = rows > COMMITTED_ROWS_MAX or rejected_bytes > COMMITTED_REJECTED_BYTES_MAX
+                    if full or now_ms - segment.committed_ms > grace_ms:
                         continue
                 kept.append(segment)
             self._segments = kept[::-1]
@@ -130,6 +138,7 @@ class HotSegments:
             partials=partials,
             rows=sum(c.rows.num_rows for c in chunks),
             rows_ms=_rows_ms([c.rows for c in chunks if c.rows.num_rows]),
+            rejected=sum(c.rejected.num_rows for c in chunks),
         )
 
     def _partial(self, epoch: int, span: tuple[int, int], name: str, chunks: Sequence[Increment]) -> bytes:
@@ -145,14 +154,18 @@ class HotSegments:
         return known
 
     def rows(self, requests: Sequence[RowsRequest]) -> pa.Table:
-        """Raw rows of the asked chunks, in order; at least one chunk. Raises NotFoundError when a segment has been let go of."""
+        """Rows of one table of the asked chunks, in order; at least one chunk.
+
+        Raises:
+            NotFoundError: a segment has been let go of.
+        """
         with self._lock:
             by_epoch = {s.epoch: s for s in self._segments}
             missing = [r.epoch for r in requests if r.epoch not in by_epoch]
             if missing:
                 raise NotFoundError(f"hot segment of epoch {missing[0]} is no longer kept", "take a newer view")
-            tables = [c.rows for r in requests for c in by_epoch[r.epoch].chunks[r.first_chunk : r.next_chunk]]
-        return pa.concat_tables(tables)
+            chunks = [(r.table, c) for r in requests for c in by_epoch[r.epoch].chunks[r.first_chunk : r.next_chunk]]
+        return pa.concat_tables([c.rejected if table == REJECTED else c.rows for table, c in chunks])
 
 
 def _rows_ms(tables: Sequence[pa.Table]) -> tuple[int, int] | None:

@@ -20,16 +20,15 @@ import polars as pl
 from rta.actors.commit_queue import CommitPorts, CommitQueue, EpochEnded, Listener
 from rta.actors.crash import CrashPoints
 from rta.actors.links import CoordinatorLink, Site
-from rta.actors.load import GAP_HINT, Load, LoadSpec, check_incarnation, id_run, load_newest, log_states
+from rta.actors.load import GAP_HINT, Load, LoadSpec, check_incarnation, id_runs, load_newest, log_states
 from rta.actors.messages import Cursor, HotDelta, RowsRequest, ShardStatus
 from rta.actors.segments import HotSegments
-from rta.errors import LogGapError, NotFoundError, RtaError, UnavailableError
-from rta.events.batch import encode, read
+from rta.errors import CorruptFileError, LogGapError, NotFoundError, RtaError, UnavailableError
+from rta.events.batch import encode
 from rta.log.base import LogReader, Record
 from rta.store.model import RunRef
 from rta.store.objects import ObjectStore
 from rta.stream.fold import Fold
-from rta.stream.model import BatchArrived
 from rta.stream.rollups import merge_partials
 
 logger = logging.getLogger(__name__)
@@ -43,6 +42,8 @@ RESCUE_S = 10.0
 AWAY_S = 0.25
 """Pause between two tries while the log is out of reach."""
 CHUNKS_MAX = 4096
+REJECTED_BYTES = 32 << 20
+"""Rejected rows, which hold whole events, end an epoch as early as its events do."""
 OVERFULL = 2
 """An epoch may grow to so many times its usual size while the one before is still being written."""
 RELOADS_KEPT = 20
@@ -137,8 +138,8 @@ class Shard:
                 life = self._begin()
                 self.alarm = None
                 self._live(life)
-            except LogGapError as error:
-                # Only a person can go on from here (`rta resume`); a manifest then says where.
+            except (LogGapError, CorruptFileError) as error:
+                # Only a person can go on from here (`rta resume`, a backup); other datasources are not to suffer from it.
                 if self.alarm is None:
                     logger.error("%s stopped: %s", self.spec.datasource.name, error)
                     self._rescue(self._life)
@@ -162,6 +163,7 @@ class Shard:
         if self._life is not None:
             self._life.queue.stop()
         self._reload_reason = None
+        began = time.monotonic()
         load = load_newest(self._ports.store, self.spec, self._ports.reader, self._site)
         self.lives += 1
         listener = Listener(lost=self._lost, committed=self._committed, failed=self._die)
@@ -172,6 +174,14 @@ class Shard:
             queue=CommitQueue(load, self.spec, self._commit_ports, listener),
         )
         self._log_ends = self._ends(load)
+        logger.info(
+            "%s of %s begins at manifest %d, loaded in %.0f ms, %d records behind",
+            self.spec.actor,
+            self.spec.datasource.name,
+            load.manifest,
+            (time.monotonic() - began) * 1000,
+            sum(max(0, self._log_ends.get(p, 0) - offset) for p, offset in load.offsets.items()),
+        )
         self._read_through_ms = {}
         self._caught_up = self._at_end(load.offsets)
         self._life = life
@@ -233,7 +243,7 @@ class Shard:
         self._away = error.message
 
     def _next_records(self, offsets: dict[int, int]) -> list[Record]:
-        topic = self.spec.datasource.folder
+        topic = self.spec.datasource.topic
         reader = self._ports.reader
         began_ms = _now_ms()
         records = reader.fetch(topic, offsets, FETCH_BYTES)
@@ -260,31 +270,24 @@ class Shard:
         self._read_through_ms = {**self._read_through_ms, **through}
 
     def _fold(self, life: _Life, records: Sequence[Record]) -> None:
-        datasource = self.spec.datasource
-        batches = [
-            BatchArrived(
-                partition=r.partition,
-                offset=r.offset,
-                append_time_ms=r.append_time_ms,
-                events=r.header.events,
-                id_sum=r.header.id_sum,
-                rows=read(r.payload, datasource),
-            )
-            for r in records
-        ]
+        batches = life.load.arrivals.batches(records)
         increment = life.load.fold.fold(batches)
         life.segments.append(increment)
         self._events += increment.rows.num_rows
         self._duplicates += increment.duplicates
 
     def _due(self, life: _Life, age_s: float) -> bool:
-        fold: Fold = life.load.fold
-        full = fold.events_in_epoch >= self._site.epoch_events or len(life.segments.open.chunks) >= CHUNKS_MAX
+        full = self._filled(life) >= 1 or len(life.segments.open.chunks) >= CHUNKS_MAX
         return full or age_s * 1000 >= self._site.epoch_ms
 
     def _overfull(self, life: _Life) -> bool:
         """The fold has to wait for what it ended before: the commits do not keep up."""
-        return life.load.fold.events_in_epoch >= OVERFULL * self._site.epoch_events
+        return self._filled(life) >= OVERFULL
+
+    def _filled(self, life: _Life) -> float:
+        """How full the open epoch is; 1 is its usual size."""
+        fold: Fold = life.load.fold
+        return max(fold.events_in_epoch / self._site.epoch_events, fold.rejected_bytes_in_epoch / REJECTED_BYTES)
 
     def _end_epoch(self, life: _Life) -> None:
         if not life.segments.open.chunks:
@@ -311,7 +314,7 @@ class Shard:
             return False
         store, folder = self._ports.store, self.spec.datasource.folder
         try:
-            written = [id_run(store, folder, ref) for ref in life.runs]
+            written = id_runs(store, folder, life.runs)
         except UnavailableError as error:
             self._out_of_reach(error)
             self._stop.wait(timeout_s)

@@ -95,10 +95,14 @@ class Watch:
     def _remember(self) -> None:
         """The lives of this run, for a coordinator that takes over; a newer run begins at none."""
         lives = {name: _Lives(w.lives, w.reason, w.registered_ms) for name, w in self._watched.items()}
-        self._site.lives.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._site.lives.with_suffix(".new")
-        aside.write_bytes(msgspec.json.encode(_Run(self._site.pid, lives)))
-        aside.replace(self._site.lives)
+        try:
+            self._site.lives.parent.mkdir(parents=True, exist_ok=True)
+            aside = self._site.lives.with_suffix(".new")
+            aside.write_bytes(msgspec.json.encode(_Run(self._site.pid, lives)))
+            aside.replace(self._site.lives)
+        except OSError as error:
+            # Only for people; an aggregator is not refused because the disk is full.
+            logger.warning("a coordinator that takes over will not know the restarts: %s", error)
 
     def _recall(self) -> None:
         try:
@@ -164,10 +168,11 @@ class Watch:
 
     def datasource(self, folder: str, partitions: int) -> dict[str, Any]:
         """What the owners of a datasource's partitions said last, together."""
-        shards: list[ShardStatus] = []
+        shares: list[ShardStatus] = []
         for watched in self._watched.values():
             if watched.answer is not None and self._fresh(watched):
-                shards += [s for s in watched.answer.shards if s.folder == folder and s.load]
+                shares += [s for s in watched.answer.shards if s.folder == folder]
+        shards = [s for s in shares if s.load]
         offsets = {p: o for s in shards for p, o in s.offsets.items()}
         return {
             "watermarks_ms": {str(p): m for s in shards for p, m in s.watermarks_ms.items()},
@@ -178,6 +183,6 @@ class Watch:
             "pending_parts": sum(s.pending_parts for s in shards),
             "duplicates_dropped": sum(s.duplicates for s in shards),
             "caught_up": bool(shards) and all(s.caught_up for s in shards),
-            "alarms": [s.alarm for s in shards if s.alarm is not None],
+            "alarms": [s.alarm for s in shares if s.alarm is not None],
             "ownerless": sorted(set(range(partitions)) - set(offsets)),
         }

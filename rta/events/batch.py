@@ -62,12 +62,16 @@ def read(payload: bytes, datasource: Datasource) -> pa.Table:
     Raises:
         CorruptFileError: the payload is no Arrow stream.
     """
+    return read_as(payload, datasource.raw_schema(), datasource.name)
+
+
+def read_as(payload: bytes, schema: pa.Schema, name: str) -> pa.Table:
+    """What `encode` wrote, in the columns of a schema; `name` is what an error calls its datasource. Raises as `read`."""
     try:
         with pa.CompressedInputStream(pa.py_buffer(payload), _LZ4) as stream, pa.ipc.open_stream(stream) as reader:
             table = reader.read_all()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptFileError(f"reading a record of '{datasource.name}' ({len(payload):,} bytes): {error}") from error
-    schema = datasource.raw_schema()
+        raise CorruptFileError(f"reading a record of '{name}' ({len(payload):,} bytes): {error}") from error
     if table.schema.equals(schema):
         return table
     names = set(table.schema.names)

@@ -13,22 +13,29 @@ import numpy as np
 import numpy.typing as npt
 
 from rta.events.frames import MISSING, SURE, UNSURE
-from rta.events.simd import Bytes, as_int, copy, inlined, kernel
+from rta.events.simd import Bytes, as_int, copy, inlined, kernel, load_word
+from rta.events.times import (
+    DAY_BYTES,
+    DAY_MS,
+    FIRST_DAY,
+    TIME_MAX_MS,
+    TIME_MIN_MS,
+    UNREAD,
+    USUAL_LENGTH,
+    days_at,
+    parse_iso,
+    usual_clock,
+)
 from rta.events.tokens import ARRAY, ESCAPED, FALSE, FLOAT, INTEGER, NULL, STRING, TRUE, hex4, skip_space, skip_string
 
 AS_STRING, AS_LONG, AS_DOUBLE, AS_BOOLEAN, AS_TIMESTAMP, AS_STRINGS, AS_JSON = 0, 1, 2, 3, 4, 5, 6
 ODD = 10
 """Kind of a double that needs more than 53 bits or a large power of ten on the way."""
-TIME_MIN_MS = -62_135_596_800_000
-"""0001-01-01T00:00:00.000Z"""
-TIME_MAX_MS = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z"""
 
 _EXACT_MAX = np.uint64(1 << 53)
 _TEN = np.uint64(10)
 _POWERS = np.array([10.0**i for i in range(23)])
 _LONG_MAX = np.uint64((1 << 63) - 1)
-_DAYS_BEFORE = np.array([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365])
 
 
 class Cells(NamedTuple):
@@ -140,99 +147,6 @@ def parse_double(buf: Bytes, start: int, length: int) -> tuple[float, bool]:
 
 
 @inlined
-def parse_digits(buf: Bytes, pos: int, count: int) -> int:
-    """The number that `count` digits make, or something far below zero."""
-    value = 0
-    for i in range(count):
-        digit = as_int(buf[pos + i]) - 0x30
-        value = value * 10 + digit if 0 <= digit <= 9 else -1_000_000
-    return value
-
-
-@inlined
-def days_from_civil(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01, or -10**9 for a day that no calendar has."""
-    if year < 1 or month < 1 or month > 12 or day < 1:
-        return -1_000_000_000
-    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-    length = _DAYS_BEFORE[month] - _DAYS_BEFORE[month - 1]
-    if day > length + (1 if leap and month == 2 else 0):
-        return -1_000_000_000
-    before = year - 1
-    days = before * 365 + before // 4 - before // 100 + before // 400 + _DAYS_BEFORE[month - 1] + day - 1
-    return days + (1 if leap and month > 2 else 0) - 719_162
-
-
-@inlined
-def parse_zone(buf: Bytes, pos: int, end: int) -> int:
-    """Minutes east of Greenwich of `Z`, `+hh:mm`, `+hhmm` or `+hh`; 10**6 when it is none."""
-    c = buf[pos]
-    left = end - pos
-    if left == 1 and c | 0x20 == 0x7A:
-        return 0
-    if c != 0x2B and c != 0x2D:
-        return 1_000_000
-    minutes = 0
-    if left == 6 and buf[pos + 3] == 0x3A:
-        minutes = parse_digits(buf, pos + 4, 2)
-    elif left == 5:
-        minutes = parse_digits(buf, pos + 3, 2)
-    elif left != 3:
-        return 1_000_000
-    hours = parse_digits(buf, pos + 1, 2)
-    if hours < 0 or hours > 23 or minutes < 0 or minutes > 59:
-        return 1_000_000
-    return (hours * 60 + minutes) * (1 if c == 0x2B else -1)
-
-
-@kernel
-def parse_iso(buf: Bytes, start: int, length: int) -> tuple[int, bool]:
-    """Milliseconds since 1970 of `YYYY-MM-DDThh:mm[:ss[.fraction]]zone`; False for everything else."""
-    end = start + length
-    if length < 17 or buf[start + 4] != 0x2D or buf[start + 7] != 0x2D or buf[start + 13] != 0x3A:
-        return 0, False
-    if buf[start + 10] | 0x20 != 0x74 and buf[start + 10] != 0x20:
-        return 0, False
-    days = days_from_civil(
-        parse_digits(buf, start, 4), parse_digits(buf, start + 5, 2), parse_digits(buf, start + 8, 2)
-    )
-    hour, minute = parse_digits(buf, start + 11, 2), parse_digits(buf, start + 14, 2)
-    pos = start + 16
-    second, milliseconds = 0, 0
-    if buf[pos] == 0x3A:
-        second = parse_digits(buf, pos + 1, 2)
-        pos += 3
-        if buf[pos] == 0x2E or buf[pos] == 0x2C:
-            pos += 1
-            scale = 100
-            begin = pos
-            while pos < end and 0x30 <= buf[pos] <= 0x39:
-                milliseconds += scale * (as_int(buf[pos]) - 0x30)
-                scale //= 10
-                pos += 1
-            if pos == begin:
-                return 0, False
-    if pos >= end or days < -719_162 or hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 59:
-        return 0, False
-    zone = parse_zone(buf, pos, end)
-    if zone == 1_000_000:
-        return 0, False
-    time = ((days * 24 + hour) * 60 + minute - zone) * 60_000 + second * 1000 + milliseconds
-    return time, TIME_MIN_MS <= time <= TIME_MAX_MS
-
-
-@kernel
-def parse_times(
-    buf: Bytes, offsets: npt.NDArray[np.int32], times: npt.NDArray[np.int64], wrong: npt.NDArray[np.uint8]
-) -> None:
-    """Milliseconds of the texts of an Arrow array; `wrong` is set where one is no time."""
-    for i in range(len(times)):
-        time, ok = parse_iso(buf, as_int(offsets[i]), as_int(offsets[i + 1] - offsets[i]))
-        times[i] = time
-        wrong[i] = not ok
-
-
-@inlined
 def next_element(buf: Bytes, pos: int) -> int:
     """Behind the comma after an element, or at the bracket that closes the array."""
     pos = skip_space(buf, pos)
@@ -295,6 +209,8 @@ def read_slot(
                     odd += 1
         elif column_type == AS_STRINGS:
             ok = kind == ARRAY and only_strings(buf, start)
+        elif column_type == AS_TIMESTAMP and longs[row] != UNREAD:
+            continue
         elif column_type != AS_JSON:
             value, ok = read_number(buf, kind, start, length, column_type)
             longs[row] = value
@@ -304,10 +220,33 @@ def read_slot(
 
 
 @kernel
+def read_usual_times(
+    buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int32], slot: int, times: npt.NDArray[np.int64]
+) -> None:
+    """Read a slot's times as most are written; those that are not keep a time of `UNREAD`. One date is worked out once."""
+    year, day, days = np.uint64(0), np.uint64(0), as_int(0)
+    for row in range(len(doubts)):
+        times[row] = UNREAD
+        if doubts[row] != SURE or cells.kinds[slot, row] != STRING or cells.lengths[slot, row] != USUAL_LENGTH:
+            continue
+        start = as_int(cells.starts[slot, row])
+        clock = usual_clock(buf, start)
+        if clock < 0:
+            continue
+        if load_word(buf, start) != year or load_word(buf, start + 8) & DAY_BYTES != day:
+            year, day = load_word(buf, start), load_word(buf, start + 8) & DAY_BYTES
+            days = days_at(buf, start)
+        if days >= FIRST_DAY:
+            times[row] = days * DAY_MS + clock
+
+
+@kernel
 def read_slots(buf: Bytes, cells: Cells, doubts: npt.NDArray[np.int32], rules: Rules, numbers: Numbers) -> int:
     """All slots; returns how many doubles are ODD."""
     odd = 0
     for slot in range(len(rules.types)):
+        if rules.types[slot] == AS_TIMESTAMP:
+            read_usual_times(buf, cells, doubts, slot, numbers.longs[rules.numbers[slot]])
         odd += read_slot(buf, cells, doubts, rules, slot, numbers)
     return odd
 

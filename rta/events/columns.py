@@ -34,8 +34,8 @@ from rta.events.cells import (
     write_lists,
     write_strings,
 )
-from rta.events.frames import FRAME_SIZE, SURE, UNSURE
-from rta.events.scan import BEGINS, DOUBTS, ENDS, REST_ENDS, new_walk, scan_bodies
+from rta.events.frames import FRAME_SIZE, READ, SURE, UNSURE
+from rta.events.scan import BEGINS, DOUBTS, ENDS, REST_ENDS, new_walk, scan_bodies, scan_values
 from rta.events.schemas import ID_HI, ID_LO, TIMESTAMP, ColumnType, Datasource
 from rta.events.simd import PADDING, Bytes, padded
 from rta.events.tokens import NULL, TRUE
@@ -156,6 +156,26 @@ def scan(prepared: Prepared, bodies: Sequence[tuple[bytes, bool]], event_bytes: 
     rows = int(outcomes[-1, 0])
     numbers = np.zeros((1 + max(number for _, number in prepared.shapes), rows), np.int64)
     return Scanned(buf, spans[:, 0].tolist(), Cells(*walk.cells), walk.events, walk.rest, outcomes, rows, numbers)
+
+
+def scan_framed(
+    prepared: Prepared, buf: Bytes, spans: npt.NDArray[np.int64], event_bytes: int, keeps_rest: bool
+) -> Scanned:
+    """Walk over values that lie in a buffer, one event each, a 0 behind each of them.
+
+    Args:
+        spans: Two rows: where each value begins, and its length; below 0 where there is none.
+        keeps_rest: Whether undeclared members are kept.
+    """
+    rows = spans.shape[1]
+    end = int(spans.max(axis=1).sum()) if rows else 0
+    if end > _BYTES_MAX:
+        raise InvariantError(f"decoding {end:,} bytes at once, at most {_BYTES_MAX:,} can be")
+    walk = new_walk(prepared.trie, len(prepared.rules.types), rows, len(buf) if keeps_rest else PADDING, keeps_rest)
+    scan_values(buf, spans, event_bytes, np.zeros(FRAME_SIZE, np.int64), walk)
+    numbers = np.zeros((1 + max(number for _, number in prepared.shapes), rows), np.int64)
+    outcomes = np.array([[rows, READ]], np.int64)
+    return Scanned(buf, [0], Cells(*walk.cells), walk.events, walk.rest, outcomes, rows, numbers)
 
 
 def read_values(scanned: Scanned, rules: Rules) -> None:

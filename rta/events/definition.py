@@ -28,6 +28,7 @@ from rta.events.schemas import (
     Retention,
     Rollup,
 )
+from rta.events.sources import check_paths, described, parse_source
 
 __all__ = ["check_change", "events_document", "parse_datasource"]
 
@@ -53,6 +54,7 @@ _DOCUMENT = [
     "idle_after",
     "dedup_window",
     "description",
+    "source",
 ]
 
 
@@ -86,7 +88,7 @@ def parse_datasource(document: Mapping[str, Any], *, incarnation: str, version: 
     description = section.get("description")
     if description is not None and not isinstance(description, str):
         raise wrong("description", description, "a string")
-    return Datasource(
+    made = Datasource(
         name=name,
         incarnation=incarnation,
         version=version,
@@ -102,8 +104,11 @@ def parse_datasource(document: Mapping[str, Any], *, incarnation: str, version: 
         allowed_lateness_ms=section.required_duration_ms("allowed_lateness", 60_000),
         idle_after_ms=section.required_duration_ms("idle_after", 60_000),
         dedup_window_ms=section.required_duration_ms("dedup_window", 86_400_000),
+        source=parse_source(section),
         document=dict(document),
     )
+    check_paths(made)
+    return made
 
 
 def check_change(old: Datasource, new: Datasource) -> None:
@@ -119,6 +124,7 @@ def check_change(old: Datasource, new: Datasource) -> None:
         ("key", ", ".join(old.keys) or None, ", ".join(new.keys) or None),
         ("id", old.id, new.id),
         ("partitions", old.partitions, new.partitions),
+        ("source", described(old.source), described(new.source)),
     ):
         if before != after:
             raise _changed(old, f"'{what}'", before, after)

@@ -279,7 +279,7 @@ def _time(name: str, value: Any) -> int:
     if isinstance(value, _Number):
         time = _whole(value)
     elif isinstance(value, str):
-        time = _iso(value)
+        time = iso_ms(value)
     if time is None or not TIME_MIN_MS <= time <= TIME_MAX_MS:
         what = _kind(value) if time is None else f"{_kind(value)}, out of range"
         expected = "expected ISO 8601 with a zone or whole milliseconds, of the years 1 to 9999"
@@ -287,7 +287,8 @@ def _time(name: str, value: Any) -> int:
     return time
 
 
-def _iso(text: str) -> int | None:
+def iso_ms(text: str) -> int | None:
+    """Milliseconds since 1970 of an ISO 8601 time with a zone, or None if it is none."""
     match = _ISO.fullmatch(text)
     if match is None:
         return None
@@ -346,4 +347,4 @@ def _written(value: Any) -> Iterator[str]:
             yield json.dumps(value)
 
 
-__all__ = ["DEPTH_MAX", "TIME", "Judge", "event_id", "judge", "time_refusal"]
+__all__ = ["DEPTH_MAX", "TIME", "Judge", "event_id", "iso_ms", "judge", "time_refusal"]

@@ -23,6 +23,8 @@ SLOTS = 4096
 _SLOT_SHIFT = np.uint64(64 - 12)
 _KEY_SEED = (0x7274613A6B657931, 0x7274613A6B657932)
 _NO_KEY = (0x7274613A6E6F6E65, 0x7274613A6E6F6E66)
+_PARTITION_BITS = 16
+_PARTITION_MASK = (1 << _PARTITION_BITS) - 1
 _TEXT_SEED = (0x7274613A74657874, 0x7274613A74657875)
 
 Column: TypeAlias = Any
@@ -42,16 +44,38 @@ def identities(ids: Column, keys: Column | None) -> Words:
 
 def identities_of(rows: pa.Table, datasource: Datasource) -> Words:
     """The identities of stored rows, the same that the edge computed."""
+    if datasource.id is None:
+        return place_hashes(_places(rows))
     seeds, _ = key_hashes([rows[name] for name in datasource.keys], rows.num_rows)
     return _identities_of(rows, datasource, seeds)
 
 
 def placed(rows: pa.Table, datasource: Datasource) -> tuple[Words, npt.NDArray[np.int32]]:
     """Identity and partition of each row."""
+    if datasource.source is not None:
+        return identities_of(rows, datasource), source_partitions(rows[ID_HI].to_numpy())
     seeds, present = key_hashes([rows[name] for name in datasource.keys], rows.num_rows)
     found = _identities_of(rows, datasource, seeds)
     picks = np.where(present, seeds[:, 1], found[:, 1])
     return found, partitions_of(_slots(picks), datasource.partitions)
+
+
+def source_id(incarnation: str, partition: int) -> int:
+    """`__id_hi` of the events of one partition of another producer's topic: its incarnation's hash, and the partition."""
+    _, low = hash_text(incarnation)
+    return int(np.int64(np.uint64((low & 0xFFFFFFFF) << _PARTITION_BITS | partition)))
+
+
+def source_partitions(high: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """The partitions in `__id_hi` of such events."""
+    return (high & _PARTITION_MASK).astype(np.int32)
+
+
+def place_hashes(places: Words) -> Words:
+    """The identities of events that have none but their place: shape (n, 2), high and low half."""
+    out = np.empty_like(places)
+    hash_pairs(places, _constant(len(places), _NO_KEY), out)
+    return out
 
 
 def slots(keys: Column) -> npt.NDArray[np.uint16]:
@@ -112,12 +136,14 @@ def key_hashes(columns: Sequence[Column], count: int) -> tuple[Words, npt.NDArra
 def _identities_of(rows: pa.Table, datasource: Datasource, seeds: Words) -> Words:
     if datasource.id is not None:
         return _identities(rows[datasource.id], seeds)
+    return place_hashes(_places(rows))
+
+
+def _places(rows: pa.Table) -> Words:
     pairs = np.empty((rows.num_rows, 2), np.uint64)
     pairs[:, 0] = rows[ID_HI].to_numpy().view(np.uint64)
     pairs[:, 1] = rows[ID_LO].to_numpy().view(np.uint64)
-    out = np.empty_like(pairs)
-    hash_pairs(pairs, _constant(len(pairs), _NO_KEY), out)
-    return out
+    return pairs
 
 
 def _identities(ids: Column, seeds: Words) -> Words:

@@ -21,6 +21,7 @@ from rta.events.frames import (
     READ,
     SURE,
     TOO_MANY,
+    UNSURE,
     Frame,
     begin_body,
     first_event,
@@ -29,7 +30,7 @@ from rta.events.frames import (
     other_frame,
 )
 from rta.events.simd import PADDING, Bytes, as_int, copy, inlined, kernel
-from rta.events.tokens import ESCAPED, NULL, skip_space, skip_string, skip_value
+from rta.events.tokens import ESCAPED, NULL, skip_any, skip_short, skip_space, skip_string
 from rta.events.trie import Trie, find_child, name_hash
 
 LEVELS_MAX = 32
@@ -62,20 +63,23 @@ class Walk(NamedTuple):
 
 KINDS, STARTS, LENGTHS = 0, 1, 2
 BEGINS, ENDS, DOUBTS, REST_ENDS = 0, 1, 2, 3
-_ROW, _REST, _OBJECTS, _NAMES, _READING = 0, 1, 2, 3, 4
-"""Counters: the row, the rest's end, objects and undeclared names in this event, readings (a body may be read twice)."""
+_ROW, _REST, _OBJECTS, _NAMES, _READING, _SKIPS = 0, 1, 2, 3, 4, 5
+"""Counters: the row, the rest's end, objects and undeclared names in this event, readings (a body may be read twice); and
+whether undeclared members are skipped instead of kept."""
 _LEVELS = 8
 _NODES = _LEVELS + 3 * LEVELS_MAX
 
 
-def new_walk(trie: Trie, slots: int, rows: int, size: int) -> Walk:
+def new_walk(trie: Trie, slots: int, rows: int, size: int, keeps_rest: bool = True) -> Walk:
     """Room for so many events in a buffer of so many bytes."""
+    state = np.zeros(_NODES + len(trie.table) + 1, np.int64)
+    state[_SKIPS] = not keeps_rest
     return Walk(
         trie=trie,
         cells=np.empty((3, slots, rows), np.int32),
         events=np.zeros((4, rows), np.int32),
         rest=np.empty(size + PADDING, np.uint8),
-        state=np.zeros(_NODES + len(trie.table) + 1, np.int64),
+        state=state,
         seen=np.zeros((2 * NAMES_MAX, 2), np.uint64),
     )
 
@@ -144,7 +148,7 @@ def take_value(buf: Bytes, pos: int, depth: int, cells: npt.NDArray[np.int32], s
     """Note the declared value at `pos`; a repeated one is negative."""
     if cells[KINDS, slot, row] != 0:
         return ~pos
-    end, kind = skip_value(buf, pos, depth)
+    end, kind = skip_any(buf, pos, depth)
     if end < 0:
         return end
     quote = 1 if kind <= ESCAPED else 0
@@ -159,7 +163,9 @@ def take_member(buf: Bytes, pos: int, level: int, walk: Walk) -> tuple[int, bool
     """Read the member at `pos`: behind it and False, or behind the bracket of a declared object and True."""
     if buf[pos] != _QUOTE:
         return ~pos, False
-    name_end, kind = skip_string(buf, pos)
+    name_end, kind = skip_short(buf, pos), as_int(0)
+    if name_end < 0:
+        name_end, kind = skip_string(buf, pos)
     if name_end < 0 or kind == ESCAPED:
         return (name_end if name_end < 0 else ~pos), False
     colon = skip_space(buf, name_end)
@@ -181,10 +187,10 @@ def take_member(buf: Bytes, pos: int, level: int, walk: Walk) -> tuple[int, bool
         if buf[value] == _OPEN:
             enter(buf, walk.rest, state, level + 1, (pos, name_end), child)
             return value + 1, True
-    elif repeated_name(h, state[_LEVELS + 3 * level + 2], state, walk.seen):
+    elif state[_SKIPS] == 0 and repeated_name(h, state[_LEVELS + 3 * level + 2], state, walk.seen):
         return ~pos, False
-    end, kind = skip_value(buf, value, level + 1)
-    if end >= 0 and kind != NULL:
+    end, kind = skip_any(buf, value, level + 1)
+    if end >= 0 and kind != NULL and state[_SKIPS] == 0:
         state[_REST] = keep_member(buf, walk.rest, state[_REST], (pos, name_end), (value, end))
     return end, False
 
@@ -300,3 +306,20 @@ def scan_bodies(
             outcomes[i, 1] = outcome
             i += 1
     return True
+
+
+@kernel
+def scan_values(buf: Bytes, spans: npt.NDArray[np.int64], bytes_max: int, frame: Frame, walk: Walk) -> None:
+    """Read one event from each value: `spans` has their begins and their lengths, in two rows; a 0 stands behind each."""
+    for i in range(spans.shape[1]):
+        start, size = spans[0, i], max(spans[1, i], 0)
+        frame[EVENT_START] = start
+        frame[EVENT_END] = start + size
+        doubt = UNSURE
+        if size > bytes_max:
+            doubt = OVERSIZED
+        elif size > 0:
+            stop = scan_event(buf, skip_space(buf, start), walk)
+            if stop >= 0 and skip_space(buf, stop) == start + size:
+                doubt = SURE
+        end_event(walk.events, walk.state, frame, doubt)

@@ -8,10 +8,13 @@ Stored columns of the raw table, in this order:
 - `__time`       timestamp[ms, UTC], the event time
 - every declared column, under its own name
 - `__rest`       string: a JSON object of everything the event carried that has no column; null when there is nothing
-- `__id_hi`, `__id_lo`  int64, only where the datasource has no id: the identity that the edge gave the event
+- `__id_hi`, `__id_lo`  int64, only where the datasource has no id: the identity that the edge gave the event; and where it
+  reads a topic of other producers, with an id or without: the event's place there (`rta.events.records`)
 
 Stored columns of a rollup table: `__time` (the bucket's start), the dimensions, then per metric the columns that
 `MetricSpec.stored()` names. 64-bit hashes are kept as int64, because Delta has no unsigned type.
+
+The table of rejected events is the same for every datasource: `REJECTED_SCHEMA`.
 """
 
 from __future__ import annotations
@@ -38,6 +41,25 @@ DIMENSIONS_MAX = 32
 ITEMS_MAX = 1024
 """Plain items a quantile or uniques row keeps before it becomes a sketch."""
 TIMESTAMP = pa.timestamp("ms", tz="UTC")
+EVENTS = "events"
+"""The table of raw events, and `REJECTED` of rejected ones: of single rows, not of buckets."""
+REJECTED = "rejected"
+REJECTED_EVENT_BYTES_MAX = 64 * 1024
+"""So much of a rejected event's text is kept; whoever rejects it cuts it."""
+REJECTED_SCHEMA = pa.schema(
+    [
+        pa.field(TIME, TIMESTAMP, nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("event", pa.string()),
+        pa.field("event_id", pa.string()),
+        pa.field("topic", pa.string()),
+        pa.field("partition", pa.int32()),
+        pa.field("offset", pa.int64()),
+    ]
+)
+"""Rejected events: `__time` is when the log took them, `reason` a `Reason`, `event` the text as it came, `event_id` its
+id where one could be read; the rest is where it stands in the log, null where it never came into one."""
 
 
 class ColumnType(StrEnum):
@@ -146,6 +168,25 @@ class Retention(msgspec.Struct, frozen=True):
     )
 
 
+class RecordFormat(StrEnum):
+    """What a record of another producer's topic holds: one JSON event, an Arrow IPC stream of many, one CloudEvent."""
+
+    JSON = "json"
+    ARROW = "arrow"
+    CLOUDEVENTS = "cloudevents"
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A Kafka topic that other producers fill, and that is this datasource's log.
+
+    `start` is where its first manifest begins: "earliest", "latest", or milliseconds since 1970 of the records' timestamps.
+    """
+
+    topic: str
+    format: RecordFormat = RecordFormat.JSON
+    start: str | int = "earliest"
+
+
 class Datasource(msgspec.Struct, frozen=True, kw_only=True):
     """A datasource as every process knows it. `key`, `id` and dimensions are columns' names.
 
@@ -172,6 +213,8 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
     idle_after_ms: int = 60_000
     """A partition without input for so long no longer holds the datasource's watermark up."""
     dedup_window_ms: int = 86_400_000
+    source: Source | None = None
+    """None where events come in over HTTP, into a topic of its own."""
     document: dict[str, Any] = msgspec.field(default_factory=dict)
     """What the user wrote, as `GET /v1/datasources/{name}` shows it."""
 
@@ -179,6 +222,16 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
     def folder(self) -> str:
         """Where its tables, manifests and log live: a name that is created again gets new ones."""
         return f"{self.name}.{self.incarnation}"
+
+    @property
+    def topic(self) -> str:
+        """What its log is called: another producer's topic, or one of its own."""
+        return self.folder if self.source is None else self.source.topic
+
+    @property
+    def has_places(self) -> bool:
+        """Whether stored rows carry `__id_hi` and `__id_lo`."""
+        return self.id is None or self.source is not None
 
     def column(self, name: str) -> Column | None:
         return next((c for c in self.columns if c.name == name), None)
@@ -190,7 +243,7 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
         fields = [pa.field(TIME, TIMESTAMP, nullable=False)]
         fields += [pa.field(c.name, ARROW_TYPES[c.type]) for c in self.columns]
         fields.append(pa.field(REST, pa.string()))
-        if self.id is None:
+        if self.has_places:
             fields += [pa.field(ID_HI, pa.int64()), pa.field(ID_LO, pa.int64())]
         return pa.schema(fields)
 

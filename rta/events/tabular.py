@@ -294,8 +294,8 @@ def _time_column(source: pa.Array | None, rules: Judge, doubtful: npt.NDArray[np
 
 def _parsed_times(source: pa.Array, doubtful: npt.NDArray[np.bool_]) -> pa.Array:
     """ISO texts as milliseconds."""
-    from rta.events.cells import parse_times
     from rta.events.simd import padded
+    from rta.events.times import parse_times
 
     flat = pc.cast(source, pa.string())
     _, offset_buffer, data_buffer = flat.buffers()

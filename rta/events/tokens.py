@@ -34,7 +34,7 @@ _FIVE_BYTES = np.uint64(0xFFFFFFFFFF)
 @inlined
 def skip_space(buf: Bytes, pos: int) -> int:
     c = buf[pos]
-    while c == 0x20 or c == 0x0A or c == 0x0D or c == 0x09:
+    while c <= 0x20 and (c == 0x20 or c == 0x0A or c == 0x0D or c == 0x09):
         pos += 1
         c = buf[pos]
     return pos
@@ -132,6 +132,20 @@ def skip_string(buf: Bytes, pos: int) -> tuple[int, int]:
 
 
 @inlined
+def skip_short(buf: Bytes, pos: int) -> int:
+    """Behind the string whose opening quote is at `pos`, if it is ASCII of less than 32 bytes without escapes; else -1."""
+    masks = string_masks(buf, pos + 1)
+    special = masks & _LOW
+    if special == 0:
+        return as_int(-1)
+    skipped = trailing_zeros(special)
+    end = pos + 1 + skipped
+    if buf[end] != _QUOTE or (masks >> _LANES) & ((_ONE << np.uint64(skipped)) - _ONE) != 0:
+        return as_int(-1)
+    return end + 1
+
+
+@inlined
 def skip_digits(buf: Bytes, pos: int) -> int:
     while _ZERO <= buf[pos] <= _NINE:
         pos += 1
@@ -186,7 +200,10 @@ def skip_name(buf: Bytes, pos: int) -> int:
     """Behind a member's name and colon and the space after it."""
     if buf[pos] != _QUOTE:
         return ~pos
-    pos, _ = skip_string(buf, pos)
+    end = skip_short(buf, pos)
+    if end < 0:
+        end, _ = skip_string(buf, pos)
+    pos = end
     if pos < 0:
         return pos
     pos = skip_space(buf, pos)
@@ -211,7 +228,10 @@ def skip_nest(buf: Bytes, pos: int, depth: int) -> int:
     while True:
         c = buf[pos]
         if c == _QUOTE:
-            pos, _ = skip_string(buf, pos)
+            end = skip_short(buf, pos)
+            if end < 0:
+                end, _ = skip_string(buf, pos)
+            pos = end
         elif c & _FOLD == _OPEN_LIST:
             level += 1
             if level + depth > DEPTH_MAX:
@@ -283,3 +303,13 @@ def skip_broken(buf: Bytes, pos: int, end: int) -> int:
             return pos
         pos += 1
     return pos if level == 0 else ~end
+
+
+@inlined
+def skip_any(buf: Bytes, pos: int, depth: int) -> tuple[int, int]:
+    """As `skip_value`, without a call for what most values are: a short string."""
+    if buf[pos] == _QUOTE:
+        end = skip_short(buf, pos)
+        if end >= 0:
+            return end, as_int(STRING)
+    return skip_value(buf, pos, depth)

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from rta.errors import InvalidQueryError
-from rta.events.schemas import ID_HI, ID_LO, TIME
+from rta.events.schemas import TIME
 from rta.query.answer import TIME_TYPE
 from rta.query.planner import Plan
 
@@ -40,10 +40,8 @@ class Cursor:
 def sort_keys(plan: Plan) -> tuple[SortKey, ...]:
     """The total order of the plan's rows."""
     keys = [SortKey(plan.fields[o.name].column, o.descending) for o in plan.query.order_by]
-    source = plan.datasource
-    identity = (ID_HI, ID_LO) if source.id is None else (source.id, *source.keys)
     known = {k.column for k in keys}
-    keys += [SortKey(c, False) for c in dict.fromkeys((TIME, *identity)) if c not in known]
+    keys += [SortKey(c, False) for c in dict.fromkeys((TIME, *plan.shape.identity)) if c not in known]
     return tuple(keys)
 
 

@@ -1,7 +1,8 @@
-"""What a field's name means in a datasource: the event time, a column, or a path into JSON text.
+"""What a field's name means in a table: the event time, a column, or a path into JSON text.
 
 A name is, in this order: `time` (or `__time`), a column's name, a column's dotted path, a path into a column of type
-`json`, else a path into `__rest`, where every key exists and is null where an event lacks it.
+`json`, else a path into `__rest`, where every key exists and is null where an event lacks it. A table without such a
+column has no other names.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rta.errors import InvalidQueryError
-from rta.events.schemas import REST, TIME, ColumnType, Datasource
+from rta.events.schemas import TIME, ColumnType
+from rta.query.shape import Shape
 
 PATH_LENGTH_MAX = 1_024
 PATH_KEYS_MAX = 32
@@ -74,22 +76,25 @@ def join_path(path: tuple[str, ...]) -> str:
     return ".".join('"' + k.replace('"', '""') + '"' if "." in k or '"' in k else k for k in path)
 
 
-def resolve(name: str, datasource: Datasource) -> Field:
-    """Find what a name means. Raises InvalidQueryError for a path into a column that is not JSON."""
+def resolve(name: str, shape: Shape) -> Field:
+    """Find what a name means. Raises InvalidQueryError for one that the table can't have."""
     if name in TIME_NAMES:
         return Field(name, FieldKind.TIME, TIME, ColumnType.TIMESTAMP)
-    column = datasource.column(name)
+    column = shape.column(name)
     if column is not None:
         return Field(name, FieldKind.COLUMN, column.name, column.type)
     path = parse_path(name)
-    for column in datasource.columns:
+    for column in shape.columns:
         if column.path == path:
             return Field(name, FieldKind.COLUMN, column.name, column.type)
-    for column in datasource.columns:
+    for column in shape.columns:
         inside = _inside(path, column.path) or _inside(path, (column.name,))
         if inside and column.type is ColumnType.JSON:
             return Field(name, FieldKind.PATH, column.name, ColumnType.JSON, inside)
-    return Field(name, FieldKind.PATH, REST, ColumnType.JSON, path)
+    if shape.rest is None:
+        valid = ", ".join(("time", *(c.name for c in shape.columns)))
+        raise InvalidQueryError(f"the table '{shape.table}' has no column '{name}'", f"valid: {valid}")
+    return Field(name, FieldKind.PATH, shape.rest, ColumnType.JSON, path)
 
 
 def _inside(path: tuple[str, ...], outer: tuple[str, ...]) -> tuple[str, ...]:

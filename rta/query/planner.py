@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from rta.errors import InvalidQueryError
-from rta.events.schemas import GRAIN_MS, TIME, ColumnType, Datasource, MetricSpec, MetricType, Rollup
+from rta.events.schemas import EVENTS, GRAIN_MS, TIME, ColumnType, Datasource, MetricSpec, MetricType, Rollup
 from rta.query.conditions import compares
 from rta.query.fields import Field, FieldKind, resolve
 from rta.query.model import Metric, Query, QueryMetricType, Unit
 from rta.query.parse import check_names, nearest
 from rta.query.periods import absolute_range
+from rta.query.shape import Shape, shape_of
 from rta.query.time import TIME_MS_MIN, divides
 from rta.query.where import check_where
 
-EVENTS = "events"
 NUMBERS = (ColumnType.LONG, ColumnType.DOUBLE)
 _ORDERED_TYPES = (*NUMBERS, ColumnType.TIMESTAMP)
 _SCALARS = (*_ORDERED_TYPES, ColumnType.STRING, ColumnType.BOOLEAN)
@@ -53,7 +53,7 @@ class Plan:
     """How a question is answered. Picklable: it goes to scan workers as it is.
 
     Args:
-        rollup: The chosen rollup; None reads raw events.
+        rollup: The chosen rollup; None reads single rows, of `shape`.
         start_ms, end_ms: Half open.
         group_by: In the question's order.
         fields: What every other name of the question means, by name.
@@ -74,6 +74,11 @@ class Plan:
     @property
     def table(self) -> str:
         return self.rollup.table if self.rollup else self.query.table
+
+    @property
+    def shape(self) -> Shape:
+        """The table of single rows that the question is about."""
+        return shape_of(self.datasource, self.query.table)
 
     @property
     def grouped(self) -> bool:
@@ -108,14 +113,12 @@ def plan(query: Query, datasource: Datasource, now_ms: int, oldest_ms: int | Non
     Raises:
         InvalidQueryError: names or types that the datasource does not have, or no table that can answer.
     """
-    if query.table != EVENTS:
-        hint = "ask of the table 'events'"
-        raise InvalidQueryError(f"datasource '{datasource.name}' has no table '{query.table}'", hint)
+    shape = shape_of(datasource, query.table)
     start, end = absolute_range(query.time_range, query.granularity, query.timezone, now_ms)
-    fields = _resolve_names(query, datasource)
+    fields = _resolve_names(query, shape)
     check_where(query.where, fields)
-    group_by = tuple(_group_field(name, datasource) for name in query.group_by)
-    metrics = tuple(_planned(m, datasource) for m in query.metrics)
+    group_by = tuple(_group_field(name, shape) for name in query.group_by)
+    metrics = tuple(_planned(m, shape) for m in query.metrics)
     if not query.select:
         check_names(query)
         _check_order(query)
@@ -140,34 +143,34 @@ def explain(plan: Plan) -> dict[str, Any]:
 
 def _derivation(planned: PlannedMetric, plan: Plan) -> str:
     if plan.rollup is None:
-        return f"{planned.metric.type} of raw events"
+        return f"{planned.metric.type} of {'raw' if plan.table == EVENTS else plan.table} events"
     if planned.spec is None:
         return f"from the dimension '{planned.field.column}'" if planned.field else "from the count"
     return f"from the rollup's {planned.spec.type} '{planned.spec.name}'"
 
 
-def _resolve_names(query: Query, datasource: Datasource) -> dict[str, Field]:
+def _resolve_names(query: Query, shape: Shape) -> dict[str, Field]:
     names = [c.field for c in compares(query.where)]
     names += [n for n in query.select if n != "*"]
-    fields = {name: resolve(name, datasource) for name in names}
+    fields = {name: resolve(name, shape) for name in names}
     if query.select:
         for order in query.order_by:
-            fields[order.name] = _order_field(order.name, datasource)
+            fields[order.name] = _order_field(order.name, shape)
     return fields
 
 
-def _order_field(name: str, datasource: Datasource) -> Field:
-    field = resolve(name, datasource)
+def _order_field(name: str, shape: Shape) -> Field:
+    field = resolve(name, shape)
     if field.kind is FieldKind.PATH or field.type not in _SCALARS:
-        valid = ["time", *(c.name for c in datasource.columns if c.type in _SCALARS)]
+        valid = ["time", *(c.name for c in shape.columns if c.type in _SCALARS)]
         raise InvalidQueryError(
             f"raw rows can't be ordered by '{name}', which is not a column with one value", nearest(name, valid)
         )
     return field
 
 
-def _group_field(name: str, datasource: Datasource) -> Field:
-    field = resolve(name, datasource)
+def _group_field(name: str, shape: Shape) -> Field:
+    field = resolve(name, shape)
     if field.kind is FieldKind.TIME:
         raise InvalidQueryError(f"'group_by' names '{name}'", "group by time with 'granularity'")
     if field.kind is FieldKind.COLUMN and field.type not in _SCALARS:
@@ -180,10 +183,10 @@ def _group_field(name: str, datasource: Datasource) -> Field:
     return field
 
 
-def _planned(metric: Metric, datasource: Datasource) -> PlannedMetric:
+def _planned(metric: Metric, shape: Shape) -> PlannedMetric:
     if metric.field is None:
         return PlannedMetric(metric, None)
-    field = resolve(metric.field, datasource)
+    field = resolve(metric.field, shape)
     allowed: tuple[ColumnType, ...]
     match metric.type:
         case QueryMetricType.SUM | QueryMetricType.AVG | QueryMetricType.QUANTILE:
@@ -195,7 +198,7 @@ def _planned(metric: Metric, datasource: Datasource) -> PlannedMetric:
         case _:
             return PlannedMetric(metric, field)
     if field.kind is not FieldKind.PATH and field.type not in allowed:
-        valid = [c.name for c in datasource.columns if c.type in allowed]
+        valid = [c.name for c in shape.columns if c.type in allowed]
         hint = f"use a field of type {', '.join(allowed)}" + (f": {', '.join(valid[:20])}" if valid else "")
         raise InvalidQueryError(
             f"metric '{metric.name}' takes the {metric.type} of '{metric.field}', which is {field.type}", hint
@@ -216,6 +219,8 @@ Times = tuple[int, int, int, int | None]
 def _choose(
     query: Query, datasource: Datasource, names: Names, times: Times
 ) -> tuple[Rollup | None, tuple[PlannedMetric, ...], tuple[Considered, ...]]:
+    if query.table != EVENTS:
+        return None, names[1], (Considered(query.table, True, "it is asked for by name"),)
     considered: list[Considered] = []
     best: tuple[Rollup, tuple[PlannedMetric, ...]] | None = None
     for rollup in sorted(datasource.rollups, key=lambda r: (-GRAIN_MS[r.granularity], len(r.dimensions))):

@@ -82,8 +82,9 @@ def matching(plan: Plan, frames: Sequence[Frame], also: Sequence[str] = ()) -> p
 
 
 def column_types(plan: Plan) -> dict[str, Any]:
-    """The polars types of every stored column of the plan's raw table."""
-    return dict(pl.DataFrame(plan.datasource.raw_schema().empty_table()).schema)
+    """The polars types that every stored column of the plan's table is read in: whole numbers as int64."""
+    types = dict(pl.DataFrame(plan.shape.schema.empty_table()).schema)
+    return {name: pl.Int64() if kind == pl.Int32 else kind for name, kind in types.items()}
 
 
 def fields_read(plan: Plan) -> list[Field]:

@@ -6,12 +6,12 @@ condition the keys are read first and the other columns only of the rows that ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from rta.events.schemas import REST, TIME, ColumnType
+from rta.events.schemas import TIME, ColumnType
 from rta.query import cursor as cursors
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.cursor import Cursor, SortKey
@@ -30,6 +30,13 @@ class Source:
     frame: Frame
     time_min_ms: int
     time_max_ms: int
+    check: Callable[[], None] | None = None
+    """To be called before the frame is read; it raises when the file is not whole."""
+
+    def checked(self) -> Frame:
+        if self.check is not None:
+            self.check()
+        return self.frame
 
 
 def run_rows(plan: Plan, sources: Sequence[Source]) -> Answer:
@@ -56,8 +63,8 @@ def stored_columns(plan: Plan) -> list[str]:
     """The stored columns that the page's rows need."""
     wanted = [*plan.columns, *(k.column for k in cursors.sort_keys(plan))]
     if "*" in plan.query.select:
-        wanted += [c.name for c in plan.datasource.columns]
-        wanted.append(REST)
+        wanted += [c.name for c in plan.shape.columns]
+        wanted += [plan.shape.rest] if plan.shape.rest else []
     return list(dict.fromkeys(wanted))
 
 
@@ -66,7 +73,7 @@ def _first(
 ) -> pl.DataFrame:
     """The first rows of the order, at or after the cursor."""
     if keys[0].column != TIME:
-        return _sorted(plan, [s.frame for s in sources], keys, cursor, wanted)
+        return _sorted(plan, [s.checked() for s in sources], keys, cursor, wanted)
     descending = keys[0].descending
     inside = [s for s in sources if s.time_max_ms >= plan.start_ms and s.time_min_ms < plan.end_ms]
     inside = [s for s in inside if not _before_cursor(s, cursor, descending)]
@@ -74,7 +81,7 @@ def _first(
     found: pl.DataFrame | None = None
     taken, step = 0, 1
     while taken < len(inside):
-        frames: list[Frame] = [s.frame for s in inside[taken : taken + step]]
+        frames: list[Frame] = [s.checked() for s in inside[taken : taken + step]]
         if found is not None:
             frames.append(found)
         found = _sorted(plan, frames, keys, cursor, wanted)
@@ -130,15 +137,16 @@ def _shown(page: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, dict[str, str]
     for name in plan.query.select:
         if name == "*":
             everything = [("time", TIME, ColumnType.TIMESTAMP)]
-            everything += [(c.name, c.name, c.type) for c in plan.datasource.columns]
+            everything += [(c.name, c.name, c.type) for c in plan.shape.columns]
             for shown, stored, kind in everything:
                 if shown not in names:
                     names.append(shown)
                     columns.append(pl.col(stored).alias(shown))
                     if kind is ColumnType.JSON:
                         spliced[shown] = shown
-            columns.append(pl.col(REST))
-            spliced[REST] = REST_MEMBERS
+            if plan.shape.rest:
+                columns.append(pl.col(plan.shape.rest))
+                spliced[plan.shape.rest] = REST_MEMBERS
             continue
         if name in names:
             continue

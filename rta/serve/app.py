@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from rta.config import Settings
 from rta.serve.http import AsgiApp, Receive, Scope, Send
 
 if TYPE_CHECKING:
+    from rta.serve.control import StoreDefinitions
     from rta.serve.metrics import Registry
     from rta.serve.redis_link import RedisLink
     from rta.store.objects import ObjectStore
@@ -81,12 +83,12 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     """The ingest app of one replica."""
     from rta.actors.logs import open_writer
     from rta.events.decode import Edge, Limits, warm_up
-    from rta.serve.control import StoreDefinitions
     from rta.serve.ingest import IngestApp
-    from rta.serve.intake import Intake, IntakeLimits
+    from rta.serve.intake import FOLDERS_MAX, Intake, IntakeLimits
     from rta.serve.metrics import Registry
     from rta.serve.quotas import Quotas
     from rta.store.manifests import ManifestLog
+    from rta.store.model import Manifest
     from rta.store.objects import open_store
 
     store = open_store(site.store)
@@ -96,12 +98,22 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     quotas = None if settings.quotas is None else Quotas(settings.quotas, registry, link)
     writer = open_writer(site)
 
+    chains: dict[str, ManifestLog] = {}
+    looking = threading.Lock()
+
+    def newest_of(folder: str) -> Manifest | None:
+        """Each chain is followed by one object, which asks only for what came since."""
+        with looking:
+            if folder not in chains and len(chains) >= FOLDERS_MAX:
+                chains.clear()
+            return chains.setdefault(folder, ManifestLog(store, folder)).newest()
+
     async def incarnations(folder: str) -> dict[int, str]:
-        newest = await asyncio.to_thread(ManifestLog(store, folder).newest)
+        newest = await asyncio.to_thread(newest_of, folder)
         return {} if newest is None else {e.partition: e.log_incarnation for e in newest.partitions}
 
     intake = Intake(
-        StoreDefinitions(store, settings.partitions, settings.dedup_window),
+        _definitions(site, settings, store),
         writer,
         Edge(int.from_bytes(os.urandom(8), "little")),
         IntakeLimits(Limits(limits.body, limits.unpacked, limits.event), quotas=quotas),
@@ -110,7 +122,7 @@ async def build_ingest(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     )
     app = IngestApp(intake)
     reporting = asyncio.create_task(
-        _report(f"ingest-{os.getpid()}", lambda: [*app.registry.snapshot(), *registry.snapshot()])
+        _report(f"ingest-{os.getpid()}", lambda: [*app.registry.snapshot(), *registry.snapshot()], intake.refuse)
     )
 
     async def close() -> None:
@@ -129,7 +141,7 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     """The query, control and page app of one replica."""
     from rta.actors.kernels import warm_up
     from rta.actors.remote import RemotePeers
-    from rta.serve.control import RemoteControl, StoreDefinitions
+    from rta.serve.control import RemoteControl
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
     from rta.serve.service import QueryService
@@ -140,7 +152,7 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.store.objects import open_store
 
     store = open_store(site.store)
-    definitions = StoreDefinitions(store, settings.partitions, settings.dedup_window)
+    definitions = _definitions(site, settings, store)
     await asyncio.to_thread(warm_up)
     assignments = Assignments(store)
 
@@ -181,15 +193,25 @@ async def _redis(site: Site, store: ObjectStore, registry: Registry) -> RedisLin
     return link
 
 
-async def _report(name: str, snapshot: Callable[[], Any]) -> None:
-    """Tell the coordinator this process's counters, for `/metrics` and `/v1/status`, until cancelled."""
+def _definitions(site: Site, settings: Settings, store: ObjectStore) -> StoreDefinitions:
+    from rta.actors.logs import source_partitions
+    from rta.serve.control import StoreDefinitions
+
+    return StoreDefinitions(
+        store, settings.partitions, settings.dedup_window, lambda source: source_partitions(site, source)
+    )
+
+
+async def _report(name: str, snapshot: Callable[[], Any], refuse: Callable[[dict[str, str]], None]) -> None:
+    """Tell the coordinator this process's counters, for `/metrics` and `/v1/status`, until cancelled; it answers which
+    datasources take no events now. While it is away, its last word holds."""
     from rta.actors.remote import call_async
     from rta.errors import UnavailableError
 
     while True:
         await asyncio.sleep(REPORT_S)
         try:
-            await call_async("report", name, snapshot(), timeout_s=5.0)
+            refuse(await call_async("report", name, snapshot(), timeout_s=5.0))
         except UnavailableError as error:
             logger.info("counters of %s were not taken: %s", name, error)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from rta.actors.remote import call_async
 from rta.errors import NotFoundError, UnavailableError
-from rta.events.schemas import Datasource
-from rta.store.catalog import Catalog, CatalogState
+from rta.events.schemas import Datasource, Source
+from rta.store.catalog import Catalog, CatalogState, partitions_of
 from rta.store.objects import ObjectStore
 
 LOOK_S = 0.5
@@ -67,12 +67,16 @@ class StoreDefinitions:
     Args:
         partitions: How many a datasource gets whose document does not say.
         dedup_window_ms: Likewise.
+        look_up: How many partitions a topic of other producers has. Blocking; raises RtaError.
     """
 
-    def __init__(self, store: ObjectStore, partitions: int, dedup_window_ms: int) -> None:
+    def __init__(
+        self, store: ObjectStore, partitions: int, dedup_window_ms: int, look_up: Callable[[Source], int]
+    ) -> None:
         self._catalog = Catalog(store)
         self._partitions = partitions
         self._dedup_window_ms = dedup_window_ms
+        self._look_up = look_up
         self._state: CatalogState | None = None
         self._read_at = 0.0
         self._lock = asyncio.Lock()
@@ -91,7 +95,9 @@ class StoreDefinitions:
 
     async def create(self, document: Mapping[str, Any]) -> Datasource:
         defaults = {"dedup_window": f"{self._dedup_window_ms}ms"}
-        created = await asyncio.to_thread(self._catalog.create, {**defaults, **document}, self._partitions)
+        complete = {**defaults, **document}
+        partitions = await asyncio.to_thread(partitions_of, complete, self._partitions, self._look_up)
+        created = await asyncio.to_thread(self._catalog.create, complete, partitions)
         await self._settled()
         return created
 

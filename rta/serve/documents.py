@@ -116,7 +116,9 @@ class QueryDocument(_Document):
     )
 
     datasource: str = Field(examples=["events"])
-    table: Literal["events", "rejected", "sessions"] | None = None
+    table: Literal["events", "rejected", "sessions"] | None = Field(
+        None, description="Whose rows: 'events' (the default) or 'rejected'"
+    )
     time_range: str | None = Field(
         None, description="start/end, half open, or 'last 15m', 'today'", examples=[EXAMPLE_RANGE]
     )
@@ -260,6 +262,9 @@ class LedgerDocument(_Open):
 
     lost: int
     duplicated: int
+    pending_gaps: list[dict[str, Any]] = Field(
+        default=[], description="What the log has lost and nobody has accepted as lost yet; None: not known."
+    )
 
 
 class Alive(_Document):

@@ -57,6 +57,7 @@ class Segment:
     next_chunk: int = 0
     closed: bool = False
     rows: int = 0
+    rejected: int = 0
     partials: dict[str, Frames] = field(default_factory=dict)
     spans: dict[str | None, tuple[Span, ...]] = field(default_factory=dict)
 
@@ -67,6 +68,7 @@ class Segment:
         self.to_offsets = delta.to_offsets
         self.closed = delta.closed
         self.rows += delta.rows
+        self.rejected += delta.rejected
         self._touch(RAW, delta.rows_ms)
         for name, data in delta.partials.items():
             frames = self.partials.setdefault(name, Frames())
@@ -142,6 +144,7 @@ class SegmentUse:
     epoch: int
     next_chunk: int
     rows: int
+    rejected: int
     partials: Mapping[str, tuple[pl.DataFrame, ...]]
     spans: Mapping[str | None, tuple[Span, ...]]
 
@@ -278,5 +281,12 @@ class HotState:
 def _use(load: LoadCopy, segment: Segment) -> SegmentUse:
     partials = {name: frames.all() for name, frames in segment.partials.items()}
     return SegmentUse(
-        load.load, load.actor, segment.epoch, segment.next_chunk, segment.rows, partials, dict(segment.spans)
+        load=load.load,
+        actor=load.actor,
+        epoch=segment.epoch,
+        next_chunk=segment.next_chunk,
+        rows=segment.rows,
+        rejected=segment.rejected,
+        partials=partials,
+        spans=dict(segment.spans),
     )

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from rta.errors import BadRequestError, NotFoundError, RtaError, UnsupportedMediaError
+from rta.errors import BadRequestError, ConflictError, NotFoundError, RtaError, UnsupportedMediaError
 from rta.events.bodies import Body, format_of, unpack
+from rta.events.schemas import Datasource
 from rta.serve.http import (
     Answer,
     ClientGoneError,
@@ -121,7 +122,7 @@ class IngestApp:
                 "POST events; read them with POST /v1/query",
             )
         head = _read_head(scope, name)
-        await self.intake.definitions.get(name)
+        _check_open(await self.intake.definitions.get(name))
         return await self._accept(head, receive)
 
     async def _accept(self, head: _Head, receive: Receive) -> Answer:
@@ -169,6 +170,15 @@ class IngestApp:
 def _headers_of(error: RtaError, *, unread: bool) -> list[tuple[bytes, bytes]]:
     headers = [ALLOW] if isinstance(error, MethodNotAllowedError) else []
     return [*headers, CLOSE] if unread else headers
+
+
+def _check_open(datasource: Datasource) -> None:
+    """Raises ConflictError for a datasource whose events other producers write to Kafka."""
+    if datasource.source is not None:
+        raise ConflictError(
+            f"'{datasource.name}' takes its events from the Kafka topic '{datasource.source.topic}', not over HTTP",
+            "write them to the topic, or send them to another datasource",
+        )
 
 
 def _datasource_of(path: str) -> str:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from rta.errors import NotFoundError, QuotaExceededError, RtaError, TooLargeError, UnavailableError
+from rta.errors import LogFullError, NotFoundError, QuotaExceededError, RtaError, TooLargeError, UnavailableError
 from rta.events import batch
 from rta.events.bodies import Body, Limits
 from rta.events.decode import Decoded, Edge, Outcome, decode
@@ -122,6 +122,7 @@ class Intake:
         self._edge = edge
         self._clock_ms = clock_ms
         self._incarnations = incarnations
+        self._full: Mapping[str, str] = {}
         self._known_incarnations: dict[str, tuple[dict[int, str], int]] = {}
         self._sequences: dict[str, dict[int, int]] = {}
         self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="rta-decode")
@@ -162,6 +163,13 @@ class Intake:
         """Run something that would hold up the event loop in the decoders' threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, _contained, work)
 
+    def refuse(self, full: Mapping[str, str]) -> None:
+        """Take no events of these datasources, by folder, until told otherwise: the log is too far ahead of its readers.
+
+        For a log that does not count for itself. Whoever looks at it tells this once a second; no request waits for it.
+        """
+        self._full = full
+
     def count_waiting(self) -> None:
         self._waiting.set(self.budget.bytes_used)
 
@@ -172,6 +180,8 @@ class Intake:
 
     async def _process(self, name: str, bodies: list[_Sent]) -> Sequence[Appended | Exception]:
         datasource = await self.definitions.get(name)
+        if (why := self._full.get(datasource.folder)) is not None:
+            raise LogFullError(f"accepting events: {why}", "wait until the aggregators have caught up", 2)
         begun = time.perf_counter()
         try:
             prepared = await self._prepare(datasource, bodies)

@@ -51,7 +51,7 @@ class View(Protocol):
     def missing(self) -> Sequence[int]: ...
 
     def files(self, table: str) -> Sequence[FileRef]:
-        """Immutable files of a table ("events", `Rollup.table`); paths are relative to the table's folder.
+        """Immutable files of a table ("events", "rejected", `Rollup.table`); paths are relative to the table's folder.
 
         Raises ViewGoneError when the store no longer knows them; a newer view does.
         """
@@ -64,15 +64,18 @@ class View(Protocol):
         """
         ...
 
-    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> Sequence[str]:
-        """Names what lies beyond the files and in the range: of a rollup, or of raw rows (None). Nothing there, no names.
+    def parts(self, table: str, start_ms: int, end_ms: int) -> Sequence[str]:
+        """Names what lies beyond the files of a table and in the range. Nothing there, no names.
 
         Equal names of two views of one datasource, in this or another replica, mean equal rows in that range.
         """
         ...
 
-    async def rows(self) -> pa.Table:
-        """Raw rows beyond the files, in the raw schema. Raises ViewGoneError when they have been let go of."""
+    async def rows(self, table: str) -> pa.Table:
+        """Rows of a table of single rows ("events", "rejected") beyond the files, in its schema.
+
+        Raises ViewGoneError when they have been let go of.
+        """
         ...
 
 

@@ -64,8 +64,8 @@ class ScanPool:
         """Answer a question from raw events.
 
         Args:
-            files: Of the raw table, those in the plan's range.
-            hot: Rows beyond them.
+            files: Of the plan's table, those in its range.
+            hot: Rows of it beyond them.
 
         Raises:
             TimeLimitError: the time is over; the worker was killed.

@@ -10,6 +10,7 @@ import re
 import resource
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -20,7 +21,7 @@ from rta.query.answer import Answer, arrow_stream, rows_json
 from rta.query.planner import Plan
 from rta.query.raw import run_raw
 from rta.query.rows import Source, run_rows, stored_columns
-from rta.store.parquet import find_corrupt, scan_files
+from rta.store.parquet import check_files, find_corrupt, scan_files
 
 if TYPE_CHECKING:
     from rta.store.model import FileRef
@@ -36,8 +37,8 @@ class ScanTask:
     """A question for a worker.
 
     Args:
-        files: Of the raw table, in the plan's range.
-        hot: Raw rows beyond the files as an Arrow IPC stream.
+        files: Of the plan's table, in its range.
+        hot: Rows of it beyond the files as an Arrow IPC stream.
         arrow: The rows as an Arrow stream instead of JSON.
     """
 
@@ -107,15 +108,17 @@ def _sources(task: ScanTask) -> list[Source]:
     plan = task.plan
     hot = hot_source(pa.ipc.open_stream(task.hot).read_all())
     sources = [hot] if isinstance(hot.frame, pl.DataFrame) and hot.frame.height else []
-    schema = plan.datasource.raw_schema()
+    schema = plan.shape.schema
     if plan.query.select:
         wanted = pa.schema([schema.field(name) for name in stored_columns(plan)])
         for file in task.files:
             frame = scan_files(task.store, plan.datasource.folder, [file], wanted)
-            sources.append(Source(frame, file.time_min_ms, file.time_max_ms))
+            check = partial(check_files, task.store, plan.datasource.folder, [file], wanted.names)
+            sources.append(Source(frame, file.time_min_ms, file.time_max_ms, check))
         return sources
     if task.files:
         wanted = pa.schema([schema.field(name) for name in plan.columns])
+        check_files(task.store, plan.datasource.folder, task.files, wanted.names)
         frame = scan_files(task.store, plan.datasource.folder, task.files, wanted)
         sources.append(Source(frame, plan.start_ms, plan.end_ms))
     return sources

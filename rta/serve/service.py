@@ -34,6 +34,7 @@ from rta.query.model import Query
 from rta.query.parse import parse_query
 from rta.query.planner import Plan, explain, plan
 from rta.query.position import Position, decode_position
+from rta.query.shape import shape_of
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.answers import Answers
 from rta.serve.metrics import Registry
@@ -225,7 +226,7 @@ class QueryService:
         datasource = view.datasource
         planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
         files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
-        parts = view.parts(planned.rollup.name if planned.rollup else None, planned.start_ms, planned.end_ms)
+        parts = view.parts(planned.table, planned.start_ms, planned.end_ms)
         hot: tuple[Block, ...] = ()
         has_hot, dictionaries = bool(parts), None
         if planned.rollup is not None:
@@ -290,7 +291,11 @@ class QueryService:
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan
-        rows = await prepared.view.rows() if prepared.has_hot else planned.datasource.raw_schema().empty_table()
+        rows = (
+            await prepared.view.rows(planned.table)
+            if prepared.has_hot
+            else shape_of(planned.datasource, planned.table).schema.empty_table()
+        )
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
         if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:

@@ -20,20 +20,21 @@ import pyarrow as pa
 
 from rta.actors.messages import Cursor, HotDelta, RowsRequest
 from rta.errors import BadRequestError, NotFoundError, TimeLimitError, UnavailableError, ViewGoneError
-from rta.events.batch import read
-from rta.events.schemas import Datasource
+from rta.events.batch import read_as
+from rta.events.schemas import EVENTS, REJECTED, Datasource
 from rta.query.position import Position
+from rta.query.shape import shape_of
 from rta.serve.hot import HotState, Moment, SegmentUse
 from rta.serve.ports import View
 from rta.serve.spans import RAW, Times, TimesByTable, times_of_frame, times_of_rows, within
 from rta.store.manifests import ManifestLog
 from rta.store.model import FileRef, Manifest
 from rta.store.objects import ObjectStore
-from rta.store.runs import load_state
+from rta.store.runs import load_state, naming_state
 from rta.store.versions import TableVersions
 from rta.stream.columns import fit
 from rta.stream.rollups import merge_partials
-from rta.stream.saved import state_rows
+from rta.stream.saved import StateRows, state_rows
 from rta.stream.watermark import combine
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,6 @@ AFTER_PAUSE_S = 0.002
 LOOK_S = 0.1
 """How often a newer manifest is looked for while the one that is known still shows everything."""
 
-StateRows = tuple[dict[str, pl.DataFrame], pa.Table]
 StateKey = tuple[str, tuple[int, ...], int]
 """Path, partitions, version of the definition."""
 
@@ -109,23 +109,30 @@ class ReplicaView:
             raise ViewGoneError(f"the files of '{table}' at manifest {self.manifest}: {error}") from error
 
     def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
-        frames = [partials[rollup] for partials, _ in self.states if rollup in partials]
+        frames = [state.partials[rollup] for state in self.states if rollup in state.partials]
         frames += [frame for use in self.moment.uses for frame in use.partials.get(rollup, ())]
         return [frame for frame in frames if frame.height]
 
-    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> Sequence[str]:
-        states = [
-            f"{path} {partitions} {version}"
-            for (path, partitions, version), times in self.state_times.items()
-            if within(times.get(rollup), start_ms, end_ms)
-        ]
-        uses = [use.part(rollup, start_ms, end_ms) for use in self.moment.uses]
+    def parts(self, table: str, start_ms: int, end_ms: int) -> Sequence[str]:
+        if table == REJECTED:
+            return self._rejected_parts()
+        name = next((r.name for r in self.datasource.rollups if r.table == table), RAW)
+        states = [_named(key) for key, t in self.state_times.items() if within(t.get(name), start_ms, end_ms)]
+        uses = [use.part(name, start_ms, end_ms) for use in self.moment.uses]
         return sorted([*states, *(part for part in uses if part is not None)])
 
-    async def rows(self) -> pa.Table:
-        hot = await asyncio.gather(*(self.owner.hot_rows(use) for use in self.moment.uses))
-        tables = [rows for _, rows in self.states] + list(hot)
-        schema = self.datasource.raw_schema()
+    def _rejected_parts(self) -> Sequence[str]:
+        """Of any time: of the first so many rejected rows of a segment it does not matter in which chunks they came."""
+        pairs = zip(self.state_times, self.states, strict=True)
+        states = [_named(key) for key, state in pairs if state.rejected.num_rows]
+        uses = [f"{use.load} {use.epoch} {use.rejected}" for use in self.moment.uses if use.rejected]
+        return sorted([*states, *uses])
+
+    async def rows(self, table: str) -> pa.Table:
+        schema = shape_of(self.datasource, table).schema
+        uses = [use for use in self.moment.uses if table == EVENTS or use.rejected]
+        hot = await asyncio.gather(*(self.owner.hot_rows(use, table, schema) for use in uses))
+        tables = [state.rejected if table == REJECTED else state.rows for state in self.states] + list(hot)
         return pa.concat_tables([schema.empty_table(), *(fit(t, schema) for t in tables if t.num_rows)])
 
 
@@ -151,7 +158,7 @@ class FolderViews:
         self._adopted: dict[int, Adopted] = {}
         self._adopting: asyncio.Task[None] | None = None
         self._looked = -math.inf
-        self._rows: dict[tuple[str, int, int], pa.Table] = {}
+        self._rows: dict[tuple[str, int, str, int], pa.Table] = {}
         self._down: dict[str, float] = {}
         self._view: ReplicaView | None = None
         self._began = -1.0
@@ -289,33 +296,38 @@ class FolderViews:
         found: dict[StateKey, StateRows] = {}
         for path, partitions in wanted.items():
             key = (path, tuple(partitions), datasource.version)
-            found[key] = known.get(key) or state_rows(
-                load_state(self._store, self._folder, path), partitions, datasource
-            )
+            found[key] = known.get(key) or self._read_state(path, partitions, datasource)
         times = {key: seen.get(key) or _times(state) for key, state in found.items()}
         return Adopted(newest, datasource.version, found, times)
+
+    def _read_state(self, path: str, partitions: Sequence[int], datasource: Datasource) -> StateRows:
+        data = load_state(self._store, self._folder, path)
+        with naming_state(self._folder, path):
+            return state_rows(data, partitions, datasource)
 
     def _merge(self, name: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         rollup = self.datasource.rollup(name)
         return pl.concat(frames) if rollup is None else merge_partials(frames, rollup, self.datasource)
 
-    async def hot_rows(self, use: SegmentUse) -> pa.Table:
-        """Raw rows of a segment as far as a view uses it; fetched once."""
-        key = (use.load, use.epoch, use.next_chunk)
-        table = self._rows.get(key)
-        if table is None:
-            known = max((k for k in self._rows if k[:2] == key[:2] and k[2] < key[2]), default=None)
-            first = 0 if known is None else known[2]
-            wanted = [RowsRequest(use.epoch, first, use.next_chunk)]
+    async def hot_rows(self, use: SegmentUse, table: str, schema: pa.Schema) -> pa.Table:
+        """Rows of a segment as far as a view uses it, of one table and in its schema; fetched once."""
+        key = (use.load, use.epoch, table, use.next_chunk)
+        rows = self._rows.get(key)
+        if rows is None:
+            known = max((k for k in self._rows if k[:3] == key[:3] and k[3] < key[3]), default=None)
+            # Held from here on: another question may take its place while this one waits.
+            before, first = (None, 0) if known is None else (self._rows[known], known[3])
+            wanted = [RowsRequest(use.epoch, first, use.next_chunk, table)]
             try:
                 data = await self._peers.rows(use.actor, self._folder, use.load, wanted)
             except NotFoundError as error:
-                raise ViewGoneError(f"raw rows of epoch {use.epoch} of '{use.actor}': {error}") from error
-            table = read(data, self.datasource)
-            if known is not None:
-                table = pa.concat_tables([self._rows.pop(known), table])
-            self._rows[key] = table
-        return table
+                raise ViewGoneError(f"hot rows of epoch {use.epoch} of '{use.actor}': {error}") from error
+            rows = read_as(data, schema, self.datasource.name)
+            if known is not None and before is not None:
+                self._rows.pop(known, None)
+                rows = pa.concat_tables([fit(before, schema), rows])
+            self._rows[key] = rows
+        return rows
 
 
 class HotViews:
@@ -367,10 +379,14 @@ class HotViews:
             raise TimeLimitError("the view was not refreshed in time", "ask again; see /v1/status") from None
 
 
+def _named(key: StateKey) -> str:
+    path, partitions, version = key
+    return f"{path} {partitions} {version}"
+
+
 def _times(state: StateRows) -> TimesByTable:
-    partials, rows = state
-    found: dict[str | None, Times | None] = {name: times_of_frame(frame) for name, frame in partials.items()}
-    found[RAW] = times_of_rows(rows)
+    found: dict[str | None, Times | None] = {name: times_of_frame(frame) for name, frame in state.partials.items()}
+    found[RAW] = times_of_rows(state.rows)
     return {table: times for table, times in found.items() if times is not None}
 
 

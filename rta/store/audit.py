@@ -19,14 +19,13 @@ import pyarrow as pa
 
 from rta.errors import CorruptFileError, NotFoundError
 from rta.events.keys import placed
-from rta.events.schemas import ID_HI, ID_LO, Datasource
+from rta.events.schemas import EVENTS, ID_HI, ID_LO, Datasource
 from rta.store import layout
 from rta.store.commit import WORD
 from rta.store.manifests import ManifestLog
 from rta.store.model import Gap, LedgerLine, Manifest, PartitionEntry
 from rta.store.objects import ObjectStore
 from rta.store.parquet import read_one
-from rta.store.tables import EVENTS
 from rta.stream.columns import fit
 
 MISMATCHES_MAX = 100
@@ -152,7 +151,8 @@ class Audit:
     def _count(self, manifest: Manifest) -> dict[int, Tally]:
         """Rows and id sums by partition in the raw files that a manifest added."""
         schema = self._datasource.raw_schema()
-        names = [*self._datasource.keys, *([self._datasource.id] if self._datasource.id else [ID_HI, ID_LO])]
+        names = [*self._datasource.keys, *([self._datasource.id] if self._datasource.id else [])]
+        names += [ID_HI, ID_LO] if self._datasource.has_places else []
         wanted = pa.schema([schema.field(name) for name in dict.fromkeys(names)])
         tallies: dict[int, Tally] = {}
         for file in manifest.files:

@@ -15,7 +15,7 @@ import msgspec
 
 from rta.errors import ConflictError, CorruptFileError, NotFoundError, UnavailableError
 from rta.events.definition import check_change, parse_datasource
-from rta.events.schemas import Datasource
+from rta.events.schemas import Datasource, Source
 from rta.store import layout
 from rta.store.chain import Chain, Outcome
 from rta.store.model import Assignment
@@ -86,10 +86,10 @@ class Catalog:
         self._state = EMPTY
 
     def read(self) -> CatalogState:
-        """The newest catalog. Cost: one probe when nothing has changed since the last read here."""
-        number = self._chain.newest_number(self._state.version)
-        if number is not None and number != self._state.version:
-            self._state = _decode(number, self._chain.get(number), self._state)
+        """The newest catalog. Cost: one request when nothing has changed since the last read here."""
+        found = self._chain.newest(self._state.version if self._state.version >= 0 else None)
+        if found is not None:
+            self._state = _decode(*found, self._state)
         return self._state
 
     def get(self, name: str) -> Datasource:
@@ -143,6 +143,20 @@ class Catalog:
             return _with(state, version, {**state.document.datasources, name: definition})
 
         return self.change(change).datasources[name]
+
+    def grow(self, name: str, partitions: int) -> None:
+        """The topic that a datasource reads has more partitions now. Raises NotFoundError."""
+
+        def change(state: CatalogState, version: int) -> CatalogDocument | None:
+            entry = state.document.datasources.get(name)
+            if entry is None:
+                raise NotFoundError(f"there is no datasource '{name}'", "GET /v1/datasources lists them")
+            if entry.partitions >= partitions:
+                return None
+            grown = msgspec.structs.replace(entry, version=version, partitions=partitions)
+            return _with(state, version, {**state.document.datasources, name: grown})
+
+        self.change(change)
 
     def delete(self, name: str, now_ms: int) -> Datasource:
         """Remove a definition and leave a tombstone, by which the coordinator removes the data.
@@ -232,6 +246,15 @@ def _decode(number: int, content: bytes, known: CatalogState) -> CatalogState:
     return CatalogState(document, datasources)
 
 
+def partitions_of(document: Mapping[str, Any], partitions: int, look_up: Callable[[Source], int]) -> int:
+    """How many partitions a new datasource gets: those of the topic that it reads, or `partitions`.
+
+    Raises InvalidDatasourceError, and what `look_up` raises.
+    """
+    source = parse_datasource(document, incarnation="", version=0, partitions=partitions).source
+    return partitions if source is None else look_up(source)
+
+
 class Assignments:
     """The chain of assignments: who owns which partition, and with which generation."""
 
@@ -239,12 +262,17 @@ class Assignments:
         self._chain = Chain(store, layout.ASSIGNMENT)
         self._newest: Assignment | None = None
 
-    def newest(self) -> Assignment | None:
-        """None before the first. Cost: one probe when nothing has changed since the last call here."""
-        known = self._newest
-        number = self._chain.newest_number(None if known is None else known.number)
-        if number is not None and (known is None or number != known.number):
-            self._newest = self._decode(number, self._chain.get(number))
+    def newest(self, hint: int | None = None) -> Assignment | None:
+        """None before the first. Cost: one request when nothing has changed since the last call here.
+
+        Args:
+            hint: A number that is known to be there, for the first call.
+        """
+        if self._newest is None and hint is not None:
+            self._newest = self._decode(hint, self._chain.get(hint))
+        found = self._chain.newest(None if self._newest is None else self._newest.number)
+        if found is not None:
+            self._newest = self._decode(*found)
         return self._newest
 
     def put(self, assignment: Assignment) -> Outcome:

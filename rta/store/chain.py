@@ -4,6 +4,8 @@ Owns rule 8 and rule 9 of the commit protocol: numbers are dense from 0, each is
 and an error of the put means *unknown* until the number has been read back. There is no pointer to the newest and no
 listing: since no number is free below the newest, it is found by galloping and halving.
 
+Whoever follows a chain asks for the next number only: one request, since what was there once stays there.
+
 Does not know what the contents mean. Manifests, catalog and assignments are chains.
 """
 
@@ -19,6 +21,8 @@ from rta.store.model import commit_id
 from rta.store.objects import ObjectStore
 
 ATTEMPTS_MAX = 4
+STEPS_MAX = 4
+"""Who has fallen further behind than so many numbers jumps."""
 
 
 class Verdict(StrEnum):
@@ -62,27 +66,35 @@ class Chain:
     def exists(self, number: int) -> bool:
         return self._store.exists(number_key(self.prefix, number))
 
-    def newest(self, hint: int | None = None) -> tuple[int, bytes] | None:
-        """The highest number and its content, None for an empty chain.
+    def newest(self, known: int | None = None) -> tuple[int, bytes] | None:
+        """The highest number and its content; None when there is none beyond `known`.
 
         Args:
-            hint: A number that was the newest once. When it still is, this costs one probe and one get.
-        """
-        number = self.newest_number(hint)
-        return None if number is None else (number, self.get(number))
+            known: A number that has been seen to be there; it stays there. None: the chain has not been looked at.
 
-    def newest_number(self, hint: int | None = None) -> int | None:
-        """As `newest`, without the content. Cost: one probe when the hint is right, else 2 log2 of the distance."""
-        low, step = -1, 1
-        if hint is not None and hint >= 0 and self.exists(hint):
-            low = hint
-        high = low + 1
+        Cost: one get when there is nothing new, two when there is one more; else 2 log2 of the distance in probes, and a get.
+        """
+        low, content = -1 if known is None else known, None
+        for _ in range(0 if known is None else STEPS_MAX):
+            try:
+                content = self.get(low + 1)
+            except NotFoundError:
+                return None if content is None else (low, content)
+            low += 1
+        number = self._highest(low)
+        if number == low and content is not None:
+            return low, content
+        return None if number < 0 else (number, self.get(number))
+
+    def _highest(self, low: int) -> int:
+        """From a number that is there, or -1; by galloping and halving."""
+        high, step = low + 1, 1
         while self.exists(high):
             low, high, step = high, high + step, step * 2
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self.exists(middle) else (low, middle)
-        return None if low < 0 else low
+        return low
 
     def append(self, number: int, content: bytes) -> Outcome:
         """Put `content` at `number` if nobody has, and find out what became of it whatever the answer was.

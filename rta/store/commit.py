@@ -13,7 +13,7 @@ from itertools import chain
 
 import msgspec
 
-from rta.errors import FencedError, InvariantError, PartRefusedError
+from rta.errors import ConflictError, FencedError, InvariantError, PartRefusedError
 from rta.events.schemas import Datasource
 from rta.log.base import PartitionState
 from rta.store import layout
@@ -51,17 +51,7 @@ def genesis(
             f"the log of '{datasource.folder}' has partitions {sorted(log_partitions)}, "
             f"its definition says {datasource.partitions}"
         )
-    entries = tuple(
-        PartitionEntry(
-            partition=number,
-            log_incarnation=state.incarnation,
-            from_offset=state.start,
-            to_offset=state.start,
-            part=GENESIS,
-            state=None,
-        )
-        for number, state in sorted(log_partitions.items())
-    )
+    entries = tuple(_first(number, state) for number, state in sorted(log_partitions.items()))
     return Manifest(
         number=0,
         datasource=datasource.folder,
@@ -256,7 +246,12 @@ def gaps(previous: Manifest, states: Mapping[int, PartitionState], now_ms: int) 
     """Where the log does not go on as the manifest ends: other incarnations, begins behind it, ends before it."""
     found = []
     for entry in previous.partitions:
-        state = states[entry.partition]
+        state = states.get(entry.partition)
+        if state is None:
+            raise ConflictError(
+                f"the log of '{previous.datasource}' has no partition {entry.partition} any more, only {sorted(states)}",
+                f"make the topic again with at least {len(previous.partitions)} partitions",
+            )
         same = state.incarnation == entry.log_incarnation
         to_offset = min(max(entry.to_offset, state.start), state.end) if same else state.start
         if not same or to_offset != entry.to_offset:
@@ -289,6 +284,29 @@ def resumed(previous: Manifest, accepted: Sequence[Gap], coordinator: int, now_m
         for entry in following.partitions
     )
     return msgspec.structs.replace(following, partitions=entries, gaps=tuple(accepted))
+
+
+def grown(previous: Manifest, states: Mapping[int, PartitionState], coordinator: int, now_ms: int) -> Manifest:
+    """The manifest after `previous` that also names partitions which the log has got since, each from its beginning on.
+
+    Raises FencedError.
+    """
+    following = next_manifest(previous, [], coordinator, now_ms)
+    known = {entry.partition for entry in following.partitions}
+    new = tuple(_first(number, state) for number, state in sorted(states.items()) if number not in known)
+    return msgspec.structs.replace(following, partitions=(*following.partitions, *new))
+
+
+def _first(number: int, state: PartitionState) -> PartitionEntry:
+    """Nothing of the partition has been folded yet."""
+    return PartitionEntry(
+        partition=number,
+        log_incarnation=state.incarnation,
+        from_offset=state.start,
+        to_offset=state.start,
+        part=GENESIS,
+        state=None,
+    )
 
 
 def _entry(

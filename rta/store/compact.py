@@ -2,8 +2,8 @@
 
 Owns the choice of files (by size class, so that a row is rewritten a logarithmic number of times), the rewriting,
 the proof that nothing was lost or doubled, and one Delta commit without a data change. A crash at any point leaves the
-table as it was or as it is meant to be. Raw rows are put into the order of time; rollup rows of one key are merged by a
-function that the caller gives. Deletes nothing: what is no longer named is the sweep's.
+table as it was or as it is meant to be. Raw and rejected rows are put into the order of time; rollup rows of one key are
+merged by a function that the caller gives. Deletes nothing: what is no longer named is the sweep's.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 
 from rta.errors import CorruptFileError, InvariantError
 from rta.events.keys import id_sum, identities_of
-from rta.events.schemas import TIME, Datasource
+from rta.events.schemas import EVENTS, REJECTED, TIME, Datasource
 from rta.store import jobs, layout
 from rta.store.delta_log import DeltaLog, NewCommit, TableState
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 from rta.store.parquet import read_one, write_table_file
-from rta.store.tables import EVENTS, table_schemas
+from rta.store.tables import table_schemas
 from rta.stream.columns import fit
 from rta.stream.model import TableWrite
 
@@ -35,6 +35,8 @@ FILES_MIN = 8
 FILES_MAX = 64
 ROWS_MAX = 500_000
 """Rows of an output: with 25 columns about 250 MB while it is written."""
+REJECTED_ROWS_MAX = 10_000
+"""The same of rejected events, which may have 64 KiB each: 650 MB at the worst, usually some megabytes."""
 CLASS_FACTOR = 4
 CLASS_ROWS = 1000
 DAY_MS = 86_400_000
@@ -53,7 +55,7 @@ class Compacted:
 
 
 def choose_files(
-    files: Sequence[FileRef], files_min: int = FILES_MIN, kept_ms: int | None = None
+    files: Sequence[FileRef], files_min: int = FILES_MIN, kept_ms: int | None = None, rows_max: int = ROWS_MAX
 ) -> tuple[FileRef, ...]:
     """Files of one date and size class that are worth merging, the smallest class first; none when all is well.
 
@@ -62,11 +64,12 @@ def choose_files(
     Args:
         kept_ms: The table's retention, which also counts from when rows were written. Files are then merged only with
             those of the same eighth of it, or old rows would stay for as long as late ones keep coming to their date.
+        rows_max: Of an output; a file with half as many is left alone.
     """
     span_ms = max(DAY_MS, -(-kept_ms // ARRIVAL_SPANS)) if kept_ms is not None else None
     classes: dict[tuple[int, str, int], list[FileRef]] = {}
     for file in files:
-        if file.rows < ROWS_MAX // 2:
+        if file.rows < rows_max // 2:
             arrival = 0 if span_ms is None else (file.written_ms or 0) // span_ms
             classes.setdefault((_size_class(file), file.date, arrival), []).append(file)
     for _, members in sorted(classes.items()):
@@ -75,7 +78,7 @@ def choose_files(
         chosen: list[FileRef] = []
         rows = 0
         for file in sorted(members, key=lambda member: (member.time_min_ms, member.path))[:FILES_MAX]:
-            if chosen and rows + file.rows > ROWS_MAX:
+            if chosen and rows + file.rows > rows_max:
                 break
             chosen.append(file)
             rows += file.rows
@@ -176,6 +179,8 @@ class Compactor:
         """Numbers that merging must not change, each a sum over the files."""
         if table == EVENTS:
             return rows.num_rows, id_sum(identities_of(rows, self._datasource))
+        if table == REJECTED:
+            return rows.num_rows, pc.sum(rows.column("offset"), min_count=0).as_py()
         rollup = next((rollup for rollup in self._datasource.rollups if rollup.table == table), None)
         if rollup is None:
             return (rows.num_rows,)
@@ -184,7 +189,7 @@ class Compactor:
 
 
 def default_merges(datasource: Datasource) -> dict[str, Merge]:
-    """Rollup rows of one key are merged as the fold merges them."""
+    """Rollup rows of one key are merged as the fold merges them; rejected rows stand in the order of their offsets."""
     from rta.stream.rollups import merge_partials
 
     def merge_of(name: str) -> Merge:
@@ -192,4 +197,6 @@ def default_merges(datasource: Datasource) -> dict[str, Merge]:
         assert rollup is not None
         return lambda parts: merge_partials(parts, rollup, datasource).sort(TIME)
 
-    return {rollup.table: merge_of(rollup.name) for rollup in datasource.rollups}
+    merges: dict[str, Merge] = {rollup.table: merge_of(rollup.name) for rollup in datasource.rollups}
+    merges[REJECTED] = lambda parts: pl.concat(parts).sort("partition", "offset", nulls_last=True)
+    return merges

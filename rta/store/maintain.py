@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rta.errors import NotFoundError
-from rta.events.schemas import Datasource, Grain
+from rta.events.schemas import EVENTS, REJECTED, Datasource, Grain
 from rta.store import jobs
-from rta.store.compact import Compactor, Merge, choose_files
+from rta.store.compact import REJECTED_ROWS_MAX, ROWS_MAX, Compactor, Merge, choose_files
 from rta.store.delta_log import DeltaLog, NewCommit, TableState
 from rta.store.expired import note_expired, read_expired
 from rta.store.manifests import ManifestLog
 from rta.store.model import Assignment, FileRef
 from rta.store.objects import ObjectStore
 from rta.store.sweep import AREAS, Sweep
-from rta.store.tables import EVENTS, DeltaProjection, table_schemas
+from rta.store.tables import DeltaProjection, table_schemas
 
 CHECKPOINT_VERSIONS = 64
 EXPIRED_FILES_MAX = 1000
@@ -31,7 +31,6 @@ LOG_KEPT_MS = 86_400_000
 UNFINISHED_MS = 86_400_000
 DROP_MAX = 2000
 EXPIRED_INFO = "rtaExpiredRows"
-REJECTED = "rejected"
 SESSIONS = "sessions"
 
 
@@ -171,7 +170,9 @@ class Maintenance:
 
     def _compact(self, table: str, covered: int, now_ms: int) -> MaintenanceReport | None:
         kept_ms = retention_ms(self._datasource, table)
-        inputs = choose_files(self._covered_files(table, covered), self._plan.compact_files_min, kept_ms)
+        files = self._covered_files(table, covered)
+        rows_max = REJECTED_ROWS_MAX if table == REJECTED else ROWS_MAX
+        inputs = choose_files(files, self._plan.compact_files_min, kept_ms, rows_max)
         if not inputs:
             return None
         done = self._compactor.compact(self._projection.log(table), inputs, now_ms)

@@ -42,12 +42,12 @@ class ManifestLog:
         self._block: tuple[int, list[msgspec.Raw]] | None = None
 
     def newest(self) -> Manifest | None:
-        """The newest manifest in the store now; None before the first. Cost: one probe when nothing is new."""
-        number = self._chain.newest_number(self._newest)
-        if number is None:
-            return None
-        self._newest = number
-        return self.get(number)
+        """The newest manifest in the store now; None before the first. Cost: one request when nothing is new."""
+        found = self._chain.newest(self._newest)
+        if found is None:
+            return None if self._newest is None else self.get(self._newest)
+        self._newest, content = found
+        return self._cache.get(self._newest) or self._remember(self._decode(self._newest, content))
 
     def get(self, number: int) -> Manifest:
         """Raises NotFoundError for a number that nobody has put yet."""

@@ -18,7 +18,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -75,6 +75,14 @@ class ObjectStore(Protocol):
 
     def buffer(self, key: str) -> bytes | mmap.mmap:
         """The content for random access, memory-mapped where that is possible. Raises NotFoundError."""
+        ...
+
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        """Several of them, at the same time where each is a round trip. Raises NotFoundError."""
+        ...
+
+    def part(self, key: str, first: int, length: int) -> bytes:
+        """So many bytes from byte `first` on, fewer where the object ends. Raises NotFoundError."""
         ...
 
     def writer(self, key: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -150,6 +158,13 @@ class LocalStore:
             if os.fstat(file.fileno()).st_size == 0:
                 return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        return [self.buffer(key) for key in keys]
+
+    def part(self, key: str, first: int, length: int) -> bytes:
+        with _named_errors(f"reading '{key}' in '{self.root}'"), self._path(key).open("rb") as file:
+            return os.pread(file.fileno(), length, first)
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:

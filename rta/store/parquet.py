@@ -6,7 +6,9 @@ the naming of a corrupt file. Does not know which files belong to a table at a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import mmap
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +20,7 @@ from rta.events.schemas import TIME
 from rta.store import layout
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
+from rta.store.pages import Checked, PageError, check_pages
 from rta.stream.model import TableWrite
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ ZSTD_LEVEL = 1
 SAMPLE_ROWS = 4096
 DISTINCT_SHARE_MAX = 0.5
 """Above this share of distinct values in a sample a dictionary only costs."""
+RESTORE = "restore it from a backup, or restate its date from the source"
+_CHECKED = Checked()
 
 
 def write_table_file(store: ObjectStore, folder: str, write: TableWrite, name: str) -> FileRef:
@@ -76,6 +81,7 @@ def write_parquet(rows: pa.Table, file: Any) -> None:
         column_encoding=encodings or None,
         write_statistics=True,
         write_page_index=True,
+        write_page_checksum=True,
         data_page_version="2.0",
         store_schema=False,
     ) as writer:
@@ -119,7 +125,8 @@ def scan_files(
 ) -> pl.LazyFrame:
     """A lazy frame over files of one table. What a file lacks is null, what `schema` lacks is left out.
 
-    Files outside the half-open time range are not opened. Collect it inside `named_corruption`.
+    Files outside the half-open time range are not opened. Collect it inside `named_corruption`, after `check_files`: polars does
+    not compare checksums.
     """
     import polars as pl
 
@@ -152,9 +159,32 @@ def read_files(
     time_range_ms: tuple[int, int] | None = None,
 ) -> pl.DataFrame:
     """As `scan_files`, read now. Raises CorruptFileError naming the file that can't be read or is not there."""
+    check_files(store, folder, within_range(files, time_range_ms), schema.names if columns is None else columns)
     frame = scan_files(store, folder, files, schema, time_range_ms)
     wanted = frame if columns is None else frame.select(columns)
     return named_corruption(store, folder, files, wanted.collect)
+
+
+def check_files(store: ObjectStore, folder: str, files: Sequence[FileRef], columns: Collection[str]) -> None:
+    """Compare the checksums of these columns in files that this process has not seen yet. Raises CorruptFileError naming one."""
+    for file in files:
+        key = layout.table_file(folder, file.table, file.path)
+        uri = store.uri(key)
+        unknown = _CHECKED.unknown(uri, columns)
+        if not unknown:
+            continue
+        try:
+            check_pages(partial(store.part, key), store.size(key), unknown)
+        except NotFoundError as error:
+            raise FileGoneError(f"{_reading(store, folder, file)} is not there", RESTORE) from error
+        except PageError as error:
+            raise CorruptFileError(f"{_reading(store, folder, file)} can't be read: {error}", RESTORE) from error
+        _CHECKED.add(uri, unknown)
+
+
+def _reading(store: ObjectStore, folder: str, file: FileRef) -> str:
+    key = layout.table_file(folder, file.table, file.path)
+    return f"reading table '{file.table}' of '{folder}': the file '{store.uri(key)}'"
 
 
 def within_range(files: Sequence[FileRef], time_range_ms: tuple[int, int] | None) -> Sequence[FileRef]:
@@ -188,24 +218,16 @@ def find_corrupt(store: ObjectStore, folder: str, files: Sequence[FileRef]) -> C
     for file in files:
         key = layout.table_file(folder, file.table, file.path)
         try:
-            found = pq.ParquetFile(pa.BufferReader(store.get(key))).read().num_rows
+            found = _parquet(store.get(key)).read().num_rows
         except NotFoundError:
-            return FileGoneError(
-                f"reading table '{file.table}' of '{folder}': the file '{store.uri(key)}' is not there",
-                "restore it from a backup, or restate its date from the source",
-            )
+            return FileGoneError(f"{_reading(store, folder, file)} is not there", RESTORE)
         except pa.ArrowMemoryError:
             raise  # the reader is short of memory; that says nothing of the file
         except (pa.ArrowException, OSError) as error:
-            return CorruptFileError(
-                f"reading table '{file.table}' of '{folder}': the file '{store.uri(key)}' can't be read: {error}",
-                "restore it from a backup, or restate its date from the source",
-            )
+            return CorruptFileError(f"{_reading(store, folder, file)} can't be read: {error}", RESTORE)
         if found != file.rows:
             return CorruptFileError(
-                f"reading table '{file.table}' of '{folder}': the file '{store.uri(key)}' has {found} rows, "
-                f"{file.rows} were committed",
-                "restore it from a backup, or restate its date from the source",
+                f"{_reading(store, folder, file)} has {found} rows, {file.rows} were committed", RESTORE
             )
     return None
 
@@ -214,14 +236,18 @@ def read_one(store: ObjectStore, folder: str, file: FileRef, columns: Sequence[s
     """One file as an Arrow table, without polars; columns that it lacks are left out. Raises CorruptFileError."""
     key = layout.table_file(folder, file.table, file.path)
     try:
-        source = pq.ParquetFile(pa.BufferReader(pa.py_buffer(store.buffer(key))))
+        source = _parquet(store.buffer(key))
         present = None if columns is None else [name for name in columns if name in source.schema_arrow.names]
         return source.read(columns=present)
     except (NotFoundError, pa.ArrowException, OSError) as error:
         raise CorruptFileError(
-            f"reading table '{file.table}' of '{folder}': the file '{store.uri(key)}' can't be read: {error}",
-            "restore it from a backup",
+            f"{_reading(store, folder, file)} can't be read: {error}", "restore it from a backup"
         ) from error
+
+
+def _parquet(content: bytes | mmap.mmap) -> pq.ParquetFile:
+    """A file that compares its checksums as it is read."""
+    return pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)), page_checksum_verification=True)
 
 
 def file_schema(store: ObjectStore, folder: str, file: FileRef) -> pa.Schema:

@@ -7,7 +7,9 @@ them, and when a run is forgotten, is the fold's business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -40,13 +42,21 @@ def write_runs(store: ObjectStore, folder: str, path: str, writes: Sequence[RunW
     return tuple(refs)
 
 
-def load_run(store: ObjectStore, folder: str, run: RunRef) -> Identities:
-    """The identities of a slice, shape (n, 2), mapped and not copied where the store can. Raises CorruptFileError."""
-    key = layout.within(folder, run.path)
+def load_runs(store: ObjectStore, folder: str, runs: Sequence[RunRef]) -> list[Identities]:
+    """The identities of each slice, shape (n, 2), mapped and not copied where the store can.
+
+    A file is read once, however many slices of it are asked for. Raises CorruptFileError.
+    """
+    paths = sorted({run.path for run in runs})
+    keys = [layout.within(folder, path) for path in paths]
     try:
-        buffer = store.buffer(key)
+        buffers = dict(zip(paths, store.buffers(keys), strict=True))
     except NotFoundError as error:
-        raise CorruptFileError(f"loading the id run '{key}': it is not there", "restore it from a backup") from error
+        raise CorruptFileError(f"loading id runs of '{folder}': {error.message}", "restore it from a backup") from error
+    return [_slice(layout.within(folder, run.path), buffers[run.path], run) for run in runs]
+
+
+def _slice(key: str, buffer: bytes | mmap.mmap, run: RunRef) -> Identities:
     end = (run.first + run.count) * IDENTITY_BYTES
     if len(buffer) < end:
         raise CorruptFileError(f"loading the id run '{key}': it has {len(buffer)} bytes, the slice ends at {end}")
@@ -57,6 +67,17 @@ def load_run(store: ObjectStore, folder: str, run: RunRef) -> Identities:
 def write_state(store: ObjectStore, folder: str, path: str, state: bytes) -> None:
     """Write a saved state, durable on return. `path` is from `layout.state_path`."""
     store.put(layout.within(folder, path), state)
+
+
+@contextmanager
+def naming_state(folder: str, path: str) -> Iterator[None]:
+    """Around the decoding of a state: what can't be read is named."""
+    try:
+        yield
+    except CorruptFileError as error:
+        raise CorruptFileError(
+            f"loading the state '{layout.within(folder, path)}': {error.message}", "restore it from a backup"
+        ) from error
 
 
 def load_state(store: ObjectStore, folder: str, path: str) -> bytes:

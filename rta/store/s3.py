@@ -9,8 +9,10 @@ whoever calls it compares what is there (`rta.store.chain`).
 
 from __future__ import annotations
 
+import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import BinaryIO, cast
@@ -30,6 +32,8 @@ RETRY_S = 15
 SPOOL_BYTES = 64 << 20
 """An object that is being written is kept in memory up to this size, beyond in a temporary file."""
 PART_BYTES = 16 << 20
+READERS = 8
+"""Objects that are read at the same time: a recovery may need hundreds."""
 _FAILURES = (BaseError, OSError, ValueError)
 
 
@@ -117,6 +121,16 @@ class S3Store:
 
     def buffer(self, key: str) -> bytes:
         return self.get(key)
+
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        if len(keys) < 2:
+            return [self.get(key) for key in keys]
+        with ThreadPoolExecutor(min(READERS, len(keys)), thread_name_prefix="s3") as pool:
+            return tuple(pool.map(self.get, keys))
+
+    def part(self, key: str, first: int, length: int) -> bytes:
+        with self._named_errors("reading", key):
+            return bytes(obstore.get_range(self._bucket, _checked(key), start=first, length=length)) if length else b""
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:

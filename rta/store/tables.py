@@ -19,7 +19,7 @@ import msgspec
 import pyarrow as pa
 
 from rta.errors import CorruptFileError, InvariantError, NotFoundError
-from rta.events.schemas import Datasource
+from rta.events.schemas import EVENTS, REJECTED, REJECTED_SCHEMA, Datasource
 from rta.store import layout
 from rta.store.delta_log import READER_VERSION, WRITER_VERSION, DeltaLog, NewCommit, TableState
 from rta.store.manifests import ManifestLog
@@ -27,7 +27,6 @@ from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 from rta.store.parquet import file_schema
 
-EVENTS = "events"
 BATCH_MANIFESTS = 500
 """Manifests that go into one Delta commit at most."""
 FLOOR_EVERY = 32
@@ -44,8 +43,10 @@ class _Floor(msgspec.Struct, frozen=True):
 
 
 def table_schemas(datasource: Datasource) -> dict[str, pa.Schema]:
-    """The tables whose schema follows from the definition: the raw one, if it is kept, and the rollups."""
+    """The tables of a datasource: the raw one and the one of rejected events, if they are kept, and the rollups."""
     schemas = {} if datasource.retention.events_ms is None else {EVENTS: datasource.raw_schema()}
+    if datasource.retention.rejected_ms is not None:
+        schemas[REJECTED] = REJECTED_SCHEMA
     return schemas | {rollup.table: datasource.rollup_schema(rollup) for rollup in datasource.rollups}
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from rta.errors import InvariantError
 from rta.events.keys import identities_of
-from rta.events.schemas import GRAIN_MS, TIME, Datasource, Rollup
+from rta.events.schemas import EVENTS, GRAIN_MS, REJECTED, TIME, Datasource, Rollup
 from rta.stream.columns import numbers
 from rta.stream.filing import DAY_MS, DateRows, choose_dates, count_dates, date_text, is_chosen, split_by_day
 from rta.stream.grouping import Flags, Ints, Longs
@@ -23,8 +23,6 @@ from rta.stream.partition import Partition
 from rta.stream.rollups import merge_tables
 from rta.stream.saved import StateTables, encode_state
 from rta.stream.unwritten import Unwritten, UnwrittenRollup, UnwrittenRows
-
-RAW_TABLE = "events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,7 @@ def _partition_cut(end: PartitionEnd, buffered: tuple[int, int]) -> PartitionCut
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Rows of one table: which may be written, the date and partition of each. `rollup` is None for raw rows."""
+    """Rows of one table: which may be written, the date and partition of each. `rollup` is None for single rows."""
 
     table: str
     rollup: Rollup | None
@@ -148,7 +146,9 @@ def _cut(epoch: EndedEpoch) -> tuple[tuple[TableWrite, ...], bytes, Mapping[int,
     carried, limits, unwritten = epoch.carried, epoch.limits, epoch.unwritten
     candidates = [_rollup_candidates(u, epoch.ends, limits) for u in unwritten.rollups.values()]
     if unwritten.raw is not None:
-        candidates.append(_raw_candidates(unwritten.raw))
+        candidates.append(_row_candidates(EVENTS, unwritten.raw))
+    if unwritten.rejected is not None:
+        candidates.append(_row_candidates(REJECTED, unwritten.rejected))
     ready = {c.table: c.ready_rows() for c in candidates}
     dates: dict[tuple[str, int], DateRows] = {}
     for table, (rows, days) in ready.items():
@@ -165,7 +165,7 @@ def _cut(epoch: EndedEpoch) -> tuple[tuple[TableWrite, ...], bytes, Mapping[int,
     still = {key: waited.get(key, 0) + 1 for key in dates if key not in chosen}
     carried.waited = {(table, date_text(day)): epochs for (table, day), epochs in still.items()}
     state = _state(epoch.ends, candidates, rest, still)
-    return tuple(writes), encode_state(state), _buffered(epoch.datasource, rest.get(RAW_TABLE))
+    return tuple(writes), encode_state(state), _buffered(epoch.datasource, rest.get(EVENTS))
 
 
 def _rollup_candidates(unwritten: UnwrittenRollup, ends: Sequence[PartitionEnd], limits: FoldLimits) -> _Candidates:
@@ -183,9 +183,9 @@ def _rollup_candidates(unwritten: UnwrittenRollup, ends: Sequence[PartitionEnd],
     )
 
 
-def _raw_candidates(raw: UnwrittenRows) -> _Candidates:
-    rows, partition = raw.all()
-    return _Candidates(RAW_TABLE, None, rows, partition, _longs(rows, TIME) // DAY_MS, None)
+def _row_candidates(table: str, unwritten: UnwrittenRows) -> _Candidates:
+    rows, partition = unwritten.all()
+    return _Candidates(table, None, rows, partition, _longs(rows, TIME) // DAY_MS, None)
 
 
 def _longs(table: pa.Table, name: str) -> Longs:
@@ -204,6 +204,8 @@ def _writes(each: _Candidates, by_day: Mapping[int, pa.Table], datasource: Datas
     for day, rows in by_day.items():
         if each.rollup is not None:
             rows = merge_tables([rows], each.rollup, datasource)
+        elif each.table == REJECTED:
+            rows = rows.sort_by([("partition", "ascending"), ("offset", "ascending")])
         times = _longs(rows, TIME)
         out.append(TableWrite(each.table, date_text(day), rows, int(times.min()), int(times.max())))
     return out
@@ -224,7 +226,9 @@ def _carry_on(carried: Unwritten, rest: Mapping[str, tuple[pa.Table, Ints]]) -> 
     for unwritten in carried.rollups.values():
         unwritten.replace(rest[unwritten.rollup.table][0])
     if carried.raw is not None:
-        carried.raw.replace(*rest[RAW_TABLE])
+        carried.raw.replace(*rest[EVENTS])
+    if carried.rejected is not None:
+        carried.rejected.replace(*rest[REJECTED])
 
 
 def _state(
@@ -234,7 +238,7 @@ def _state(
     waited: Mapping[tuple[str, int], int],
 ) -> dict[int, StateTables]:
     open_rows: dict[int, dict[str, pa.Table]] = {end.partition: {} for end in ends}
-    raw_rows: dict[int, pa.Table] = {}
+    single_rows: dict[str, dict[int, pa.Table]] = {EVENTS: {}, REJECTED: {}}
     waits: dict[int, dict[tuple[str, str], int]] = {end.partition: {} for end in ends}
     for each in candidates:
         rows, partition = rest[each.table]
@@ -242,13 +246,14 @@ def _state(
         for number, part in parts.items():
             _note_waits(waits[number], each.table, _longs(part, TIME) // DAY_MS, waited)
             if each.rollup is None:
-                raw_rows[number] = part
+                single_rows[each.table][number] = part
             else:
                 open_rows[number][each.table] = part.drop_columns([PARTITION])
     return {
         end.partition: StateTables(
             open=open_rows[end.partition],
-            rows=raw_rows.get(end.partition),
+            rows=single_rows[EVENTS].get(end.partition),
+            rejected=single_rows[REJECTED].get(end.partition),
             extra=end.extra,
             event_time_max_ms=end.event_time_max_ms,
             waited=waits[end.partition],

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from rta.errors import InvariantError
 from rta.events.keys import identities_of
-from rta.events.schemas import TIME, Datasource, Rollup
+from rta.events.schemas import REJECTED_SCHEMA, TIME, Datasource, Rollup
 from rta.stream.columns import Columns, fit
 from rta.stream.dedup import Duplicates
 from rta.stream.epoch import Carried, EndedEpoch, PartitionEnd
@@ -66,6 +66,7 @@ class Fold:
         self._ledger = EpochLedger()
         self._events = 0
         self._bytes = 0
+        self._rejected_bytes = 0
 
     def _restore(self, loaded: PartitionLoaded) -> None:
         state = loaded.state
@@ -81,19 +82,27 @@ class Fold:
         if carried.raw is not None and state.rows.num_rows:
             partition = np.full(state.rows.num_rows, loaded.partition, np.int32)
             carried.raw.add(fit(state.rows, self._schema), partition)
+        if carried.rejected is not None and state.rejected.num_rows:
+            partition = np.full(state.rejected.num_rows, loaded.partition, np.int32)
+            carried.rejected.add(fit(state.rejected, REJECTED_SCHEMA), partition)
         waited = self._carried.waited
         for key, epochs in state.waited.items():
             waited[key] = max(epochs, waited.get(key, 0))
 
     @property
     def events_in_epoch(self) -> int:
-        """Rows taken in since the epoch began, duplicates included."""
+        """Rows taken in since the epoch began, duplicates and rejected ones included."""
         return self._events
 
     @property
     def bytes_in_epoch(self) -> int:
         """Bytes of memory of those rows that were not duplicates."""
         return self._bytes
+
+    @property
+    def rejected_bytes_in_epoch(self) -> int:
+        """Bytes of memory of the rejected rows since the epoch began: whoever ends epochs bounds them."""
+        return self._rejected_bytes
 
     @property
     def offsets(self) -> dict[int, int]:
@@ -117,7 +126,8 @@ class Fold:
         """Take records in; those of one partition in the order of their offsets.
 
         Returns:
-            What these records add: raw rows (none where the datasource keeps none) and merged partials per rollup name.
+            What these records add: raw rows (none where the datasource keeps none), merged partials per rollup name,
+            and the rejected rows.
 
         Raises:
             InvariantError: a record of a partition that is not owned or is not ahead of the last one.
@@ -127,7 +137,7 @@ class Fold:
         batches = sorted(batches, key=lambda b: b.partition)
         append_times = [self._partition(b).take(b) for b in batches]
         if not batches:
-            return self._increment({}, None, 0)
+            return self._increment({}, None, 0, REJECTED_SCHEMA.empty_table())
         rows = pa.concat_tables([fit(b.rows, self._schema) for b in batches]).combine_chunks()
         ids = identities_of(rows, self._datasource)
         ends = np.cumsum([b.rows.num_rows for b in batches])
@@ -142,11 +152,26 @@ class Fold:
         self._events += rows.num_rows
         self._bytes += kept.nbytes
         to_offsets = {b.partition: b.offset + 1 for b in batches}
-        increment = self._increment(to_offsets, accepted, rows.num_rows - kept.num_rows)
+        increment = self._increment(to_offsets, accepted, rows.num_rows - kept.num_rows, self._reject(batches))
         if self._unwritten.raw is not None:
             self._unwritten.raw.add(kept, partition)
         self._duplicates.enforce()
         return increment
+
+    def _reject(self, batches: Sequence[BatchArrived]) -> pa.Table:
+        """Take in the rejected rows; none where the datasource keeps none, they are counted only."""
+        found = [(b.partition, b.rejected) for b in batches if b.rejected is not None and b.rejected.num_rows]
+        self._events += sum(rows.num_rows for _, rows in found)
+        kept = self._unwritten.rejected
+        if kept is None or not found:
+            return REJECTED_SCHEMA.empty_table()
+        counts = [rows.num_rows for _, rows in found]
+        together = pa.concat_tables([fit(rows, REJECTED_SCHEMA) for _, rows in found])
+        # Taking copies: a slice would hold on to all that it was cut from.
+        rejected = together.take(pa.array(np.arange(sum(counts)))).combine_chunks()
+        kept.add(rejected, np.repeat(np.array([partition for partition, _ in found], np.int32), counts))
+        self._rejected_bytes += rejected.nbytes
+        return rejected
 
     def _partition(self, batch: BatchArrived) -> Partition:
         found = self._partitions.get(batch.partition)
@@ -155,6 +180,9 @@ class Fold:
         return found
 
     def _admit(self, batches: Sequence[BatchArrived], append_times: list[int], ids: Identities, ends: Longs) -> Flags:
+        if self._datasource.source is not None and self._datasource.id is None:
+            # An event is its place in the log, and no place is read twice.
+            return np.ones(len(ids), np.bool_)
         record_steps = np.array([self._duplicates.step_of(t) for t in append_times], np.int64)
         steps = np.repeat(record_steps, np.diff(ends, prepend=0))
         new = np.zeros(len(ids), np.bool_)
@@ -169,20 +197,22 @@ class Fold:
             latest = int(times[first:end].max()) if end > first else None
             self._partitions[partition].watermark.advance(latest)
 
-    def _increment(self, to_offsets: Mapping[int, int], accepted: Accepted | None, duplicates: int) -> Increment:
+    def _increment(
+        self, to_offsets: Mapping[int, int], accepted: Accepted | None, duplicates: int, rejected: pa.Table
+    ) -> Increment:
         if accepted is None or accepted.columns.rows == 0:
             empty = {
                 n: to_polars(partial_schema(u.rollup, self._datasource, False).empty_table())
                 for n, u in self._unwritten.rollups.items()
             }
-            return Increment(to_offsets, self._schema.empty_table(), empty, duplicates)
+            return Increment(to_offsets, self._schema.empty_table(), empty, duplicates, rejected)
         at_once = accepted.columns.rows >= self._limits.deferred_rows
         if not at_once:
             self._unwritten.defer(accepted, self._limits.deferred_rows)
         rollups = self._unwritten.rollups
         partials = {name: to_polars(self._partials(u.rollup, accepted, at_once)) for name, u in rollups.items()}
         rows = accepted.columns.table if self._unwritten.raw is not None else self._schema.empty_table()
-        return Increment(to_offsets, rows, partials, duplicates)
+        return Increment(to_offsets, rows, partials, duplicates, rejected)
 
     def _partials(self, rollup: Rollup, accepted: Accepted, at_once: bool) -> pa.Table:
         """What the rows add, over all partitions; `at_once` folds them into the state by partition as well."""
@@ -216,7 +246,7 @@ class Fold:
             ledger=self._ledger.lines(),
         )
         self._unwritten, self._ledger = Unwritten(self._datasource), EpochLedger()
-        self._events = self._bytes = 0
+        self._events = self._bytes = self._rejected_bytes = 0
         for each in self._partitions.values():
             each.next_epoch()
         return ended

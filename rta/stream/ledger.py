@@ -1,7 +1,7 @@
 """What became of every event, per partition and minute of append time.
 
-`logged` is what the record's header says, `folded` and `dropped` are counted from the rows themselves: when the two
-disagree, the lines show it. Holds the counts of one epoch.
+`logged` is what the record's header says, `folded`, `dropped` and `rejected` are counted from the rows themselves: when
+they disagree, the lines show it. Holds the counts of one epoch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ class EpochLedger:
 
     def record(self, batch: BatchArrived, append_time_ms: int, counts: tuple[int, int, int, int]) -> None:
         """One record of the log: `counts` are folded, their sum, dropped, their sum."""
-        line = self._lines.setdefault((batch.partition, append_time_ms // MINUTE_MS * MINUTE_MS), [0] * 6)
-        for i, value in enumerate((batch.events, batch.id_sum, *counts)):
+        line = self._lines.setdefault((batch.partition, append_time_ms // MINUTE_MS * MINUTE_MS), [0] * 8)
+        rejected = 0 if batch.rejected is None else batch.rejected.num_rows
+        for i, value in enumerate((batch.events, batch.id_sum, *counts, rejected, batch.rejected_sum)):
             line[i] += value
 
     def lines(self) -> tuple[MinuteCounts, ...]:
@@ -36,6 +37,8 @@ class EpochLedger:
                 folded_sum=v[3] & _MASK,
                 dropped=v[4],
                 dropped_sum=v[5] & _MASK,
+                rejected=v[6],
+                rejected_sum=v[7] & _MASK,
             )
             for (partition, minute), v in sorted(self._lines.items())
         )

@@ -1,7 +1,8 @@
 """What goes into the fold and what comes out of it. Columns in, columns and instructions out.
 
 Frames of rollup rows ("partials") are `Datasource.rollup_schema(rollup)`; where this module says "by partition" they
-have one more column, `__partition` (int32). Raw rows are `Datasource.raw_schema()` Arrow tables.
+have one more column, `__partition` (int32). Raw rows are `Datasource.raw_schema()` Arrow tables, rejected ones
+`REJECTED_SCHEMA`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from rta.events.schemas import Datasource
+from rta.events.schemas import REJECTED_SCHEMA, Datasource
 
 PARTITION = "__partition"
 Identities = npt.NDArray[np.uint64]
@@ -49,7 +50,15 @@ class FoldLimits:
 
 @dataclass(frozen=True, slots=True)
 class BatchArrived:
-    """One record of the log, decoded. `rows` has the raw schema of the definition that the edge used."""
+    """What one record of the log holds, or several that follow each other, decoded.
+
+    Args:
+        offset: Of the last record.
+        events: All that the records hold, the rejected ones included; `id_sum` is the sum over all of them.
+        rows: The good ones, in the raw schema of the definition that the edge used.
+        rejected: The others, in `REJECTED_SCHEMA`; None for none. They never stop a partition.
+        rejected_sum: Their part of `id_sum`.
+    """
 
     partition: int
     offset: int
@@ -57,6 +66,8 @@ class BatchArrived:
     events: int
     id_sum: int
     rows: pa.Table
+    rejected: pa.Table | None = None
+    rejected_sum: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,7 @@ class SavedPartition:
         extra: What a newer version may have added; carried, not understood.
         event_time_max_ms: The largest event time counted so far; the watermark goes on from it.
         waited: Per (table, date) with rows that wait, how many epochs they have.
+        rejected: Rejected rows that wait for company before they become a file.
     """
 
     open: Mapping[str, pl.DataFrame]
@@ -100,6 +112,7 @@ class SavedPartition:
     extra: Mapping[str, bytes] = field(default_factory=dict)
     event_time_max_ms: int | None = None
     waited: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    rejected: pa.Table = field(default_factory=REJECTED_SCHEMA.empty_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +124,14 @@ class Increment:
         rows: The raw rows that were not duplicates.
         partials: Per rollup, what these rows add, merged over the partitions, without `__partition`.
         duplicates: Events dropped.
+        rejected: The rejected rows, none where the datasource keeps none.
     """
 
     to_offsets: Mapping[int, int]
     rows: pa.Table
     partials: Mapping[str, pl.DataFrame]
     duplicates: int
+    rejected: pa.Table = field(default_factory=REJECTED_SCHEMA.empty_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +166,8 @@ class MinuteCounts:
     folded_sum: int
     dropped: int
     dropped_sum: int
+    rejected: int = 0
+    rejected_sum: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +189,7 @@ class EpochCut:
     """The instructions at the end of an epoch: write these, then offer the part.
 
     Args:
-        writes: Files to write: raw rows, closed buckets, revisions; at most one per table and date.
+        writes: Files to write: raw rows, closed buckets, revisions, rejected rows; at most one per table and date.
         state: The saved state of all partitions, encoded (`rta.stream.saved`).
         run_writes: In the order of the run file's slices.
     """

@@ -1,24 +1,26 @@
 """The saved state of an actor's partitions as bytes: what is folded but in no file yet.
 
 Layout: magic, format, header length and CRC (little endian), a msgpack header, then sections. A section is one Arrow
-IPC stream (LZ4) of one partition: `rows` holds raw rows that wait, `open/<rollup table>` rollup rows of open buckets
-and buffered late rows. Sections that this version does not know are carried along as they are; missing ones are empty.
-Columns follow the definition of their time; fitting them to the present one is the reader's business.
+IPC stream (LZ4) of one partition: `rows` holds raw rows that wait, `rejected` rejected ones, `open/<rollup table>`
+rollup rows of open buckets and buffered late rows. Sections that this version does not know are carried along as they
+are; missing ones are empty. Columns follow the definition of their time; fitting them to the present one is the
+reader's business.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import polars as pl
 import pyarrow as pa
 
 from rta.errors import CorruptFileError, StoreFormatError
-from rta.events.schemas import Datasource
+from rta.events.schemas import REJECTED_SCHEMA, Datasource
 from rta.stream.columns import fit
 from rta.stream.model import SavedPartition
 from rta.stream.rollups import merge_tables, to_polars
@@ -28,6 +30,7 @@ FORMAT = 1
 _PREFIX = struct.Struct("<8sIII")
 _OPEN = "open/"
 _ROWS = "rows"
+_REJECTED = "rejected"
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -55,13 +58,22 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class StateTables:
-    """One partition's part of a state that is to be written: `SavedPartition` with Arrow tables. `rows` may be None."""
+    """One partition's part of a state that is to be written: `SavedPartition` with Arrow tables, of which some may be None."""
 
     open: Mapping[str, pa.Table]
     rows: pa.Table | None = None
     extra: Mapping[str, bytes] = field(default_factory=dict)
     event_time_max_ms: int | None = None
     waited: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    rejected: pa.Table | None = None
+
+
+class StateRows(NamedTuple):
+    """What readers add to the files: per rollup name its open buckets and late rows, raw rows and rejected rows that wait."""
+
+    partials: dict[str, pl.DataFrame]
+    rows: pa.Table
+    rejected: pa.Table
 
 
 def encode_state(partitions: Mapping[int, StateTables]) -> bytes:
@@ -73,6 +85,8 @@ def encode_state(partitions: Mapping[int, StateTables]) -> bytes:
         tables = {_OPEN + table: rows for table, rows in state.open.items()}
         if state.rows is not None:
             tables[_ROWS] = state.rows
+        if state.rejected is not None:
+            tables[_REJECTED] = state.rejected
         contents = {**state.extra, **{name: _write(rows) for name, rows in tables.items() if rows.num_rows}}
         sections = {}
         for name, content in contents.items():
@@ -99,9 +113,7 @@ def decode_state(data: bytes) -> dict[int, SavedPartition]:
     return {partition: _saved(entry, body) for partition, entry in header.partitions.items()}
 
 
-def state_rows(
-    data: bytes, partitions: Collection[int] | None, datasource: Datasource
-) -> tuple[dict[str, pl.DataFrame], pa.Table]:
+def state_rows(data: bytes, partitions: Collection[int] | None, datasource: Datasource) -> StateRows:
     """What readers add to the files: rows of open buckets and rows that wait.
 
     Args:
@@ -109,7 +121,7 @@ def state_rows(
         datasource: The definition to fit the rows to. Rollups and columns that it lacks are left out.
 
     Returns:
-        Per rollup name one frame in its schema, merged over the partitions; and the raw rows that wait.
+        Frames in their rollup's schema, merged over the partitions; rows in the raw schema and in `REJECTED_SCHEMA`.
 
     Raises:
         CorruptFileError, StoreFormatError: as `decode_state`.
@@ -123,19 +135,24 @@ def state_rows(
             fit(_read(e.sections[name], body), schema) for e in wanted if (name := _OPEN + rollup.table) in e.sections
         ]
         frames[rollup.name] = to_polars(merge_tables([*tables, schema.empty_table()], rollup, datasource))
-    schema = datasource.raw_schema()
-    rows = [fit(_read(e.sections[_ROWS], body), schema) for e in wanted if _ROWS in e.sections]
-    return frames, pa.concat_tables([schema.empty_table(), *rows])
+    rows = _waiting(wanted, _ROWS, datasource.raw_schema(), body)
+    return StateRows(frames, rows, _waiting(wanted, _REJECTED, REJECTED_SCHEMA, body))
+
+
+def _waiting(entries: Sequence[_PartitionHeader], name: str, schema: pa.Schema, body: memoryview) -> pa.Table:
+    tables = [fit(_read(e.sections[name], body), schema) for e in entries if name in e.sections]
+    return pa.concat_tables([schema.empty_table(), *tables])
 
 
 def _saved(entry: _PartitionHeader, body: memoryview) -> SavedPartition:
-    known = {name: s for name, s in entry.sections.items() if name == _ROWS or name.startswith(_OPEN)}
+    known = {name: s for name, s in entry.sections.items() if name in (_ROWS, _REJECTED) or name.startswith(_OPEN)}
     return SavedPartition(
-        open={n.removeprefix(_OPEN): to_polars(_read(s, body)) for n, s in known.items() if n != _ROWS},
+        open={n.removeprefix(_OPEN): to_polars(_read(s, body)) for n, s in known.items() if n.startswith(_OPEN)},
         rows=_read(known[_ROWS], body) if _ROWS in known else pa.table({}),
         extra={name: bytes(_bytes(s, body)) for name, s in entry.sections.items() if name not in known},
         event_time_max_ms=entry.event_time_max_ms,
         waited={(w.table, w.date): w.epochs for w in entry.waited},
+        rejected=_read(known[_REJECTED], body) if _REJECTED in known else REJECTED_SCHEMA.empty_table(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows that are folded but in no file yet, by partition: rollup rows and raw rows.
+"""Rows that are folded but in no file yet, by partition: rollup rows, raw rows and rejected ones.
 
 Owns when partial rows are merged on the way, so that memory and the work of a cut stay small. Does not decide what is
 written; `rta.stream.epoch` does.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from rta.events.schemas import Datasource, Rollup
+from rta.events.schemas import REJECTED_SCHEMA, Datasource, Rollup
 from rta.stream.columns import Columns
 from rta.stream.grouping import Ints
 from rta.stream.rollups import build_partials, merge_tables, partial_schema
@@ -58,7 +58,7 @@ class UnwrittenRollup:
 
 
 class UnwrittenRows:
-    """Raw rows and each one's partition."""
+    """Raw or rejected rows and each one's partition."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
@@ -90,6 +90,9 @@ class Unwritten:
         keeps_raw = datasource.retention.events_ms is not None
         self.raw = UnwrittenRows(datasource.raw_schema()) if keeps_raw else None
         """None where no raw rows are kept."""
+        keeps_rejected = datasource.retention.rejected_ms is not None
+        self.rejected = UnwrittenRows(REJECTED_SCHEMA) if keeps_rejected else None
+        """None where no rejected rows are kept."""
         self._deferred: list[Accepted] = []
         self._deferred_rows = 0
 
@@ -118,3 +121,5 @@ class Unwritten:
             unwritten.add(older.rollups[name].merged())
         if self.raw is not None and older.raw is not None:
             self.raw.add(*older.raw.all())
+        if self.rejected is not None and older.rejected is not None:
+            self.rejected.add(*older.rejected.all())

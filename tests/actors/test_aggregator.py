@@ -43,7 +43,7 @@ def test_a_share_that_follows_another_has_a_load_of_its_own_name(tmp_path: Path)
     bench = Bench(tmp_path, records=0, epoch_ms=60_000)
     folder = Catalog(bench.store).create(DOCUMENT, 2, "life1").folder
     deaths: list[str] = []
-    made = Aggregator(ACTOR, made_up_site(tmp_path), bench.store, lambda: bench.log, bench.link, deaths.append)
+    made = Aggregator(ACTOR, made_up_site(tmp_path), bench.store, lambda _: bench.log, bench.link, deaths.append)
     names = []
     for partitions in ((0, 1), (0,), (0, 1)):
         made._take(ActorAssignment(0, {folder: partitions}))
@@ -71,7 +71,7 @@ def test_a_share_that_does_not_end_is_not_followed_by_one_with_the_same_names(
     monkeypatch.setattr(bench.log, "wait", wait)
     monkeypatch.setattr(shard, "END_S", 0.1)
     monkeypatch.setattr(aggregator, "FLUSH_S", 0.1)
-    made = Aggregator(ACTOR, made_up_site(tmp_path), bench.store, lambda: bench.log, bench.link, list[str]().append)
+    made = Aggregator(ACTOR, made_up_site(tmp_path), bench.store, lambda _: bench.log, bench.link, list[str]().append)
     made._take(ActorAssignment(0, {folder: (0, 1)}))
     assert stalled.wait(30)
     with pytest.raises(InvariantError, match="did not end"):

@@ -11,6 +11,7 @@ from rta.actors.ownership import Ownership
 from rta.errors import UnavailableError
 from tests.actors.test_aggregator import made_up_site
 from tests.actors.test_housekeeper import NoLog
+from tests.actors.test_log_watch import MadeUpLog
 from tests.store.memory import MemoryStore
 
 
@@ -21,6 +22,7 @@ def test_a_superseded_coordinator_stands_down_when_an_aggregator_registers(tmp_p
         open_log=NoLog,
         ask=lambda actor, timeout_s: None,
         kill=lambda actor, pid: None,
+        open_reader=MadeUpLog,
         log_stats=dict,
         die=deaths.append,
     )

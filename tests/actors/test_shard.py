@@ -21,7 +21,7 @@ from rta.errors import LogGapError, PartRefusedError, UnavailableError
 from rta.events.batch import encode
 from rta.log.base import Header, PartitionState, Record
 from rta.store.catalog import Assignments
-from rta.store.layout import table_file
+from rta.store.layout import table_file, within
 from rta.store.model import Part
 from rta.store.objects import LocalStore
 from tests.store.world import World
@@ -289,3 +289,28 @@ def test_another_topic_under_the_same_name_stops_the_shard(tmp_path: Path) -> No
         committed = bench.committed()
         assert bench.delta() is None
     assert bench.committed() - committed <= 300
+
+
+def test_a_damaged_state_stops_the_shard_with_its_name_and_nothing_else_until_it_is_put_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, records=50, epoch_ms=100)
+    bench.committer.start()
+    bench.shard.start()
+    wait_for(lambda: bench.committed() == 50, "everything is committed")
+    bench.shard.stop()
+    state = bench.world.newest.partitions[0].state
+    assert state is not None
+    key = within(bench.world.folder, state)
+    whole = bench.store.get(key)
+    bench.store.put(key, whole[: len(whole) // 2])
+    again = Shard(bench.shard.spec, bench.shard._site, bench.shard._ports, bench.shard.next_epoch)
+    again.start()
+    wait_for(lambda: again.status().alarm is not None, "the share stops with an alarm")
+    assert key in str(again.alarm)
+    assert again.delta(None) is None
+    bench.store.put(key, whole)
+    wait_for(lambda: again.status().offsets.get(0) == 50, "it goes on")
+    assert again.alarm is None
+    again.stop(flush_s=10)
+    bench.committer.stop()
+    assert bench.deaths == []
+    assert sorted(bench.stored_ids()) == sorted(f"id{k}" for k in range(50 * EVENTS))

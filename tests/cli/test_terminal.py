@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from rta.terminal import cell, show_rows, show_status
+from rta.terminal import cell, lost_range, show_rows, show_status
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,17 @@ def test_nothing_to_show_is_no_error(capsys: pytest.CaptureFixture[str]) -> None
     show_rows([])
     show_status({}, {})
     assert "Traceback" not in capsys.readouterr().out
+
+
+def test_a_lost_range_of_the_log_is_told_with_the_command_that_goes_on() -> None:
+    gaps: list[dict[str, Any]] = [
+        {"partition": 3, "from_offset": 10, "to_offset": 1_017, "records": 1_007},
+        {"partition": 4, "from_offset": 10, "to_offset": 8, "records": 2},
+        {"partition": 5, "from_offset": 10, "to_offset": None, "records": None},
+    ]
+    said = lost_range("clicks", gaps)
+    assert "partition 3 from offset 10 to 1,017 (1,007 records)" in said
+    assert "partition 4 from offset 10 (it ends 2 records before what is committed)" in said
+    assert "partition 5 from offset 10 (another log, or none" in said
+    assert "rta resume --datasource clicks --accept-loss" in said
+    assert "and 12 more partitions" in lost_range("clicks", gaps[:1] * 20)

@@ -12,12 +12,35 @@ from typing import NamedTuple
 from tests.faults.faults import FAULTS
 from tests.faults.plant import Plant
 
+SETTLED_S = 5.0
+
 
 class Outcome(NamedTuple):
     """A fault, and how long after it the plant took events and answered completely again."""
 
     name: str
     recovery_s: float
+
+
+def calm(folder: Path, *, seed: int, rate: int, seconds: float) -> float:
+    """Events per second that a plant takes when nothing is done to it and the senders try for `rate`. Judged as ever."""
+    plant = Plant(folder, rate, seed)
+    try:
+        plant.start()
+        pause = threading.Event()
+        pause.wait(SETTLED_S)
+        began, before = time.monotonic(), plant.acknowledged
+        pause.wait(seconds)
+        taken = (plant.acknowledged - before) / (time.monotonic() - began)
+        behind_s = plant.recovered()
+        print(f"{taken:.0f} events/s taken; then an answer had the newest ones after {behind_s:.1f} s", flush=True)
+        plant.settle()
+    except BaseException:
+        print(plant.describe(), flush=True)
+        raise
+    finally:
+        plant.close()
+    return taken
 
 
 def drawn(seed: int, names: Sequence[str]) -> Iterator[str]:
@@ -41,6 +64,7 @@ def campaign(
     plant = Plant(folder, rate, seed)
     try:
         plant.start()
+        began = time.monotonic()
         pause, until = threading.Event(), time.monotonic() + minutes * 60
         for number, name in enumerate(drawn(seed, names)):
             if number >= len(names) and time.monotonic() > until:
@@ -50,6 +74,8 @@ def campaign(
             FAULTS[name](plant, hold_s)
             outcomes.append(Outcome(name, plant.recovered()))
             print(f"{'':>10} whole again after {outcomes[-1].recovery_s:.1f} s", flush=True)
+        taken, seconds = plant.acknowledged, time.monotonic() - began
+        print(f"{taken:>10} events in {seconds:.0f} s: {taken / seconds:.0f} a second, outages and all", flush=True)
         plant.settle()
     except BaseException:
         print(plant.describe(), flush=True)

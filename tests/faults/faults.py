@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable, Mapping
 
 import psutil
 
+from rta.actors.crash import BEFORE_PROJECTION, FILES_WRITTEN, MANIFEST_PUT, arming_file
+from tests.faults.damage import flipped_byte, truncated_state
 from tests.faults.plant import Plant
+from tests.services.disk import can_mount
 from tests.services.faulty import Faults
 from tests.system.running import AGGREGATOR, COORDINATOR, INGEST, QUERY, Running, wait_for
 
@@ -92,7 +96,7 @@ def bucket(faults: Faults) -> Fault:
 def scaled(plant: Plant, hold_s: float) -> None:
     """2 → 4 → 1 → 2 aggregators."""
     for count in (4, 1, 2):
-        plant.until_answered("/v1/scale", {"aggregators": count})
+        plant.until_answered("/v1/scale", json={"aggregators": count})
         _pause(hold_s / 2)
 
 
@@ -125,8 +129,66 @@ def raylet_killed(plant: Plant, hold_s: float) -> None:
     plant.running.start()
 
 
+def crash(point: str) -> Fault:
+    """The next process that reaches this step of a commit is gone, as with kill -9."""
+
+    def run(plant: Plant, hold_s: float) -> None:
+        armed = arming_file(plant.running.folder / "data" / "run", point)
+        armed.touch()
+        wait_for(lambda: not armed.exists(), f"a process ends at '{point}'", 60)
+
+    return run
+
+
+def disk_full(plant: Plant, hold_s: float) -> None:
+    """No room for another byte in the data folder. What dies meanwhile comes back all the same."""
+    assert plant.disk is not None
+    plant.disk.fill()
+    try:
+        _pause(hold_s / 2)
+        plant.running.kill(AGGREGATOR)
+        plant.recovered()
+        plant.running.kill(COORDINATOR)
+        plant.recovered()
+        _pause(hold_s / 2)
+    finally:
+        plant.disk.free()
+
+
+def clock_stepped(plant: Plant, hold_s: float) -> None:
+    """Of all of rta's processes and the bucket: an hour ahead, an hour behind, right again. What dies meanwhile comes back."""
+    try:
+        for ahead_s in (3600, -3600):
+            plant.clock.step(ahead_s)
+            _pause(hold_s / 2)
+            plant.recovered()
+            plant.running.kill(AGGREGATOR)
+            plant.recovered()
+    finally:
+        plant.clock.step(0)
+
+
+def impatient(plant: Plant, hold_s: float) -> None:
+    """Senders that hang up before the answer is there, and send the same again."""
+    before = sum(sender.cut_off for sender in plant.senders)
+    for sender in plant.senders:
+        sender.impatient = True
+    _pause(hold_s)
+    for sender in plant.senders:
+        sender.impatient = False
+    assert sum(sender.cut_off for sender in plant.senders) > before, "nobody hung up"
+
+
 def _ignore(_: object) -> None:
     return
+
+
+DISK_FULL = "disk full"
+
+
+def possible() -> list[str]:
+    """The faults that can be done on this machine; a small disk can be mounted by root alone."""
+    return [name for name in FAULTS if name != DISK_FULL or can_mount()]
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -136,6 +198,9 @@ FAULTS: Mapping[str, Fault] = {
     "kill a query replica": kill(QUERY),
     "kill an aggregator twice": kill_twice(AGGREGATOR),
     "kill the coordinator twice": kill_twice(COORDINATOR),
+    "crash after the files": crash(FILES_WRITTEN),
+    "crash after the manifest": crash(MANIFEST_PUT),
+    "crash before the tables": crash(BEFORE_PROJECTION),
     "kill everything": kill_everything,
     "freeze an aggregator": freeze(AGGREGATOR),
     "freeze the coordinator": freeze(COORDINATOR),
@@ -144,7 +209,14 @@ FAULTS: Mapping[str, Fault] = {
     "bucket down": bucket(Faults(down=True)),
     "bucket slow": bucket(Faults(delay_s=0.3)),
     "bucket fails each third": bucket(Faults(every=3)),
-    "bucket forgets answers": bucket(Faults(forget=lambda method, path: method == "PUT" and hash(path) % 2 == 0)),
+    "bucket forgets answers": bucket(
+        Faults(forget=lambda method, path: method == "PUT" and zlib.crc32(path.encode()) % 2 == 0)
+    ),
+    "truncated state": truncated_state,
+    "flipped byte": flipped_byte,
+    DISK_FULL: disk_full,
+    "clock stepped": clock_stepped,
+    "impatient senders": impatient,
     "kill Redis": redis_killed,
     "freeze Redis": redis_frozen,
     "scale": scaled,

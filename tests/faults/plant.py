@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import httpx
 from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
+from rta.actors.crash import BY_FILE
+from rta.events.builtin import events_document
+from rta.store.catalog import Catalog
+from rta.store.objects import open_store
+from tests.faults.oracle import cents, judge_table
+from tests.faults.senders import SteadySender, body_of
+from tests.services.clock import Clock
+from tests.services.disk import SmallDisk, can_mount
 from tests.services.faulty import FaultyProxy
 from tests.services.kafka import Kafka
 from tests.services.redis import RedisServer
-from tests.services.versitygw import BUCKET, VersityGw
-from tests.system.running import Running, Sender, Watcher, wait_for
+from tests.services.versitygw import BUCKET, SECRET, VersityGw
+from tests.system.running import Running, Watcher, wait_for
 
+
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closes)
 RECOVERY_S_MAX = 60.0
+SENDERS = 2
+PREFIX = "plant"
+ASIDE, ASIDE_EVENTS = "aside", 1000
+"""A second datasource that answers whatever becomes of the first one."""
 EVER = "2000-01-01T00:00:00Z/2100-01-01T00:00:00Z"
-
-
-class Insistent(Sender):
-    """Sends some batches again although they were acknowledged: ten times, or twice at the same time."""
-
-    def _send(self, http: httpx.Client, body: bytes, count: int) -> None:
-        draw = self._random.random()
-        if draw < 0.02:
-            with httpx.Client(base_url=self.running.url, timeout=20) as other:
-                twin = threading.Thread(target=super()._send, args=(other, body, count))
-                twin.start()
-                super()._send(http, body, count)
-                twin.join()
-            return
-        for _ in range(10 if draw < 0.03 else 1):
-            super()._send(http, body, count)
 
 
 class Plant:
@@ -48,40 +52,76 @@ class Plant:
 
     def __init__(self, folder: Path, rate: int, seed: int) -> None:
         self.rate, self.seed = rate, seed
-        self.kafka = Kafka()
-        self.bucket = VersityGw()
-        self.proxy = FaultyProxy(self.bucket.port)
-        self.redis = RedisServer()
+        self._around = ExitStack()
+        try:
+            self.clock = self._kept(Clock())
+            self.disk = self._kept(SmallDisk(folder / "data")) if can_mount() else None
+            self.kafka = self._kept(Kafka())
+            self.bucket = self._kept(VersityGw())
+            self.redis = self._kept(RedisServer())
+            self.proxy = self._kept(FaultyProxy(self.bucket.port, SECRET))
+        except BaseException:
+            self._around.close()
+            raise
         self.running = Running(
             folder,
-            environment={**os.environ, **self.bucket.environment(self.proxy.endpoint)},
+            environment={**os.environ, **self.bucket.environment(self.proxy.endpoint), **self.clock.environment()},
             log=self.kafka.url,
-            store=self.bucket.url("plant"),
+            store=self.bucket.url(PREFIX),
             kafka={"delivery": "5s", "request": "2s"},
             redis=self.redis.url,
             quotas={"events_per_second": 10_000_000, "burst": 10_000_000},
+            crash_at=BY_FILE,
+            datasources=[{**events_document(), "name": ASIDE}],
         )
-        self.senders: list[Sender] = []
+        self.senders: list[SteadySender] = []
+        self.strangers: dict[int, int] = {}
+        """Events that came another way: how many of each number."""
         self.watcher: Watcher | None = None
 
+    def _kept(self, thing: T) -> T:
+        """Closed with the plant, the last one first."""
+        self._around.callback(thing.close)
+        return thing
+
     def start(self) -> Plant:
+        self.start_system()
+        self.start_senders()
+        return self
+
+    def start_system(self) -> None:
         self.running.start()
-        self.senders = [Insistent(self.running, self.rate // 2, seed=self.seed + k) for k in range(2)]
+        body = body_of(0, 0, ASIDE_EVENTS, time.time_ns() // 1_000_000)
+        self.until_answered(f"/v1/events/{ASIDE}", content=body, headers={"content-type": "application/x-ndjson"})
+        wait_for(self.aside_answers, f"'{ASIDE}' answers", RECOVERY_S_MAX)
+
+    def start_senders(self) -> None:
+        first = self.stranger + 1
+        self.senders = [SteadySender(self.running, first + k, self.rate // SENDERS) for k in range(SENDERS)]
         self.watcher = Watcher(self.running, self.senders)
         for thread in (*self.senders, self.watcher):
             thread.start()
-        return self
+
+    @property
+    def stranger(self) -> int:
+        """A number for events that come another way than from the senders."""
+        return 1 + self.seed % 1_000_000 * (SENDERS + 1)
+
+    def catalog(self) -> Catalog:
+        """What is defined, read from the bucket."""
+        os.environ.update(self.bucket.environment())
+        return Catalog(open_store(self.bucket.url(PREFIX)))
 
     @property
     def acknowledged(self) -> int:
-        return sum(len(sender.acknowledged) for sender in self.senders)
+        return sum(sender.acknowledged for sender in self.senders)
 
     def recovered(self) -> float:
         """Until new events are taken and a complete answer has them; seconds that took."""
         began = time.monotonic()
-        before = [(len(sender.acknowledged), sender.position) for sender in self.senders]
+        before = [sender.acknowledged for sender in self.senders]
         wait_for(
-            lambda: all(len(s.acknowledged) > n + s.batch for s, (n, _) in zip(self.senders, before, strict=True)),
+            lambda: all(s.acknowledged > count + s.batch for s, count in zip(self.senders, before, strict=True)),
             "events are taken again",
             RECOVERY_S_MAX,
         )
@@ -94,15 +134,37 @@ class Plant:
         wait_for(lambda: self._complete(question), "a complete answer has the newest events", RECOVERY_S_MAX)
         return time.monotonic() - began
 
-    def until_answered(self, path: str, body: Mapping[str, object]) -> None:
+    def until_answered(self, path: str, **request: Any) -> None:
         """Ask again for as long as the answer is that something is being restarted."""
 
         def answered() -> bool:
-            answer = self.running.http.post(path, json=body)
+            answer = self.running.http.post(path, **request)
             assert answer.status_code in (200, 503), answer.text
             return answer.status_code == 200
 
-        wait_for(answered, f"an answer to {path} {body}", RECOVERY_S_MAX)
+        wait_for(answered, f"an answer to {path}", RECOVERY_S_MAX)
+
+    def aside_answers(self) -> bool:
+        """Whether the datasource that nothing is done to gives its complete answer now."""
+        question = {"datasource": ASIDE, "time_range": EVER, "metrics": [{"name": "n", "type": "count"}]}
+        try:
+            answer = self.running.http.post("/v1/query", json=question)
+        except httpx.TransportError:
+            return False
+        if answer.status_code != 200 or not answer.json()["meta"]["complete"]:
+            return False
+        return bool(answer.json()["rows"][0]["n"] == ASIDE_EVENTS)
+
+    def objects(self) -> Path:
+        """The folder of what the store has put into the bucket."""
+        return self.bucket.root / "data" / BUCKET / PREFIX
+
+    def said(self, path: str) -> str:
+        """What rta says at this path; nothing while it does not answer."""
+        try:
+            return self.running.http.get(path).text
+        except httpx.TransportError:
+            return ""
 
     def _complete(self, question: Mapping[str, object]) -> bool:
         try:
@@ -128,37 +190,42 @@ class Plant:
         """Stop sending and judge: nothing lost, nothing twice, sums to the cent, answers never went back."""
         for sender in self.senders:
             sender.finish()
-        known = {key: price for sender in self.senders for key, price in sender.acknowledged.items()}
-        cents = sum(round(price * 100) for price in known.values())
+        known = {**self.strangers, **{sender.number: sender.acknowledged for sender in self.senders}}
+        events = sum(known.values())
         [row] = self.running.rows(
             datasource="events",
             time_range=EVER,
             after=self.senders[-1].position,
             metrics=[{"name": "n", "type": "count"}, {"name": "s", "type": "sum", "field": "custom_properties.price"}],
         )
-        assert (row["n"], round(row["s"] * 100)) == (len(known), cents)
-        ledger = self.running.wait_committed("events", len(known))
+        assert (row["n"], round(row["s"] * 100)) == (events, cents(known))
+        ledger = self.running.wait_committed("events", events)
         assert (ledger["lost"], ledger["duplicated"], ledger["mismatches"]) == (0, 0, []), ledger
         assert self.watcher is not None
         self.watcher.finish()
         assert self.watcher.wrong == []
-        assert [sender.refused for sender in self.senders] == [[], []]
+        assert [sender.refused for sender in self.senders] == [[]] * SENDERS
         assert self.running.stop() == 0
-        stored = self.stored()
-        assert len(stored) == len(known)
-        assert stored == known
+        assert judge_table(self.table(), self.options, known) == events
 
-    def stored(self) -> dict[str, float]:
-        """id → price, read from the open-format table by another program, straight from the bucket."""
-        tables = sorted((self.bucket.root / "data" / BUCKET / "plant").glob("events.*/tables/events"))
-        assert len(tables) == 1, tables
-        place = f"s3://{BUCKET}/{tables[0].relative_to(self.bucket.root / 'data' / BUCKET)}"
-        options = {name.lower(): value for name, value in self.bucket.environment().items()}
-        rows = DeltaTable(place, storage_options=options).to_pyarrow_table(columns=["event_id", "price"])
-        ids = rows.column("event_id").to_pylist()
-        found = dict(zip(ids, rows.column("price").to_pylist(), strict=True))
-        assert len(found) == len(ids), f"{len(ids) - len(found)} rows are there twice"
-        return found
+    @property
+    def options(self) -> dict[str, str]:
+        """What another program needs to read the bucket."""
+        return {name.lower(): value for name, value in self.bucket.environment().items()}
+
+    def raw_files(self) -> list[Path]:
+        """The files of the open-format table of raw events, in the server's folder."""
+        try:
+            table = DeltaTable(self.table(), storage_options=self.options)
+        except TableNotFoundError:
+            return []
+        root = self.bucket.root / "data"
+        return [root / uri.removeprefix("s3://") for uri in table.file_uris()]
+
+    def table(self) -> str:
+        """Where the open-format table of raw events lies."""
+        [table] = self.objects().glob("events.*/tables/events")
+        return f"s3://{BUCKET}/{table.relative_to(self.bucket.root / 'data' / BUCKET)}"
 
     def close(self) -> None:
         for sender in self.senders:
@@ -167,7 +234,4 @@ class Plant:
             self.watcher.finish()
         if self.running.process is not None and self.running.process.poll() is None:
             self.running.kill_everything()
-        self.proxy.close()
-        self.redis.close()
-        self.bucket.close()
-        self.kafka.close()
+        self._around.close()

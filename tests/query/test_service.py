@@ -118,7 +118,7 @@ def test_new_events_elsewhere_leave_the_answer_about_the_past_cached(tmp_path: P
 class Unasked(FixedView):
     """A view whose hot rows nobody may ask for."""
 
-    async def rows(self) -> pa.Table:
+    async def rows(self, table: str) -> pa.Table:
         raise AssertionError("hot rows were fetched")
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from rta.errors import NotFoundError
-from rta.events.schemas import TIME, Datasource
+from rta.events.schemas import REJECTED_SCHEMA, TIME, Datasource
 from rta.query.position import Position
 from rta.serve.ports import View
 from rta.serve.spans import times_of_frame, times_of_rows, within
@@ -28,6 +28,7 @@ class FixedView:
     datasource: Datasource
     by_table: dict[str, list[FileRef]]
     hot: pa.Table
+    rejected: pa.Table = field(default_factory=REJECTED_SCHEMA.empty_table)
     position: int = 1
     manifest: int = 1
     watermark_ms: int | None = wikipedia.NOW_MS
@@ -48,12 +49,16 @@ class FixedView:
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]
 
-    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> list[str]:
-        times = times_of_rows(self.hot) if rollup is None else times_of_frame(wikipedia.partials(self.hot, rollup))
+    def parts(self, table: str, start_ms: int, end_ms: int) -> list[str]:
+        rollup = next((r.name for r in self.datasource.rollups if r.table == table), None)
+        if rollup is not None:
+            times = times_of_frame(wikipedia.partials(self.hot, rollup))
+        else:
+            times = times_of_rows({"events": self.hot, "rejected": self.rejected}[table])
         return [f"hot {self.position}"] if within(times, start_ms, end_ms) else []
 
-    async def rows(self) -> pa.Table:
-        return self.hot
+    async def rows(self, table: str) -> pa.Table:
+        return {"events": self.hot, "rejected": self.rejected}[table]
 
 
 @dataclass
@@ -103,14 +108,14 @@ def build_world(folder: Path, cuts: Sequence[int] = (15_000, 30_000)) -> World:
     source = wikipedia.datasource()
     files: dict[str, list[FileRef]] = {"events": []}
     for number, piece in enumerate(pieces[:-1]):
-        files["events"].append(_write(store, "events", piece, number))
+        files["events"].append(write(store, "events", piece, number))
         for rollup in source.rollups:
             table = wikipedia.partials(piece, rollup.name).to_arrow(compat_level=pl.CompatLevel.oldest())
-            files.setdefault(rollup.table, []).append(_write(store, rollup.table, table, number))
+            files.setdefault(rollup.table, []).append(write(store, rollup.table, table, number))
     return World(store, FixedView(source, files, pieces[-1]))
 
 
-def _write(store: LocalStore, table: str, rows: pa.Table, number: int) -> FileRef:
+def write(store: LocalStore, table: str, rows: pa.Table, number: int) -> FileRef:
     times = rows.column(TIME).cast(pa.int64()).to_numpy()
     write = TableWrite(table, "2015-09-12", rows, int(times.min()), int(times.max()))
     return write_table_file(store, wikipedia.datasource().folder, write, f"test-1-{number}-0.parquet")

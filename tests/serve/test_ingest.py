@@ -122,6 +122,25 @@ async def test_an_arrow_stream_is_read(client: httpx.AsyncClient, writer: FakeWr
     assert writer.events == 2
 
 
+async def test_a_datasource_whose_log_is_too_far_ahead_takes_no_events_until_it_is_not(
+    definitions: FakeDefinitions, writer: FakeWriter
+) -> None:
+    intake = Intake(definitions, writer, Edge(EDGE), IntakeLimits(threads=1), lambda: NOW_MS, incarnations)
+    app = IngestApp(intake)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rta") as client:
+        intake.refuse({definitions.known["events"].folder: "it is 7 bytes behind, limit 5 bytes"})
+        refused = await client.post("/v1/events", json=event(1))
+        assert is_error(refused, 503, "log_full")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert "7 bytes behind" in refused.json()["message"]
+        other = await client.post("/v1/events/clicks", json={"at": NOW_MS, "who": "a", "price": 1.0})
+        assert other.status_code == 200
+        intake.refuse({})
+        assert (await client.post("/v1/events", json=event(1))).status_code == 200
+        assert writer.events == 2
+    await app.close()
+
+
 async def test_one_bad_event_of_a_thousand_costs_itself(client: httpx.AsyncClient, writer: FakeWriter) -> None:
     limits = IntakeLimits(threads=1)
     app = IngestApp(Intake(FakeDefinitions(), writer, Edge(EDGE), limits, lambda: NOW_MS, incarnations))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from tests.services.clock import library
 from tests.services.kafka import jars
 from tests.services.places import MissingServiceError, program
 from tests.services.redis import redis_server
@@ -17,6 +18,7 @@ def main() -> int:
         ("Apache Kafka", jars),
         ("versitygw", versitygw),
         ("Redis", redis_server),
+        ("a clock that can be stepped", library),
     )
     missing = 0
     for name, fetch in wanted:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.services.signing import signed_again
+
 HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 Matches = Callable[[str, str], bool]
 """(method, path) -> whether a request is meant."""
@@ -42,10 +44,15 @@ class Faults:
 
 
 class FaultyProxy:
-    """Serves on `port` until closed; `faults` may be replaced at any time."""
+    """Serves on `port` until closed; `faults` may be replaced at any time.
 
-    def __init__(self, upstream_port: int) -> None:
+    Args:
+        secret: Of the bucket: requests whose clock is wrong are signed again with it (`tests.services.signing`).
+    """
+
+    def __init__(self, upstream_port: int, secret: str | None = None) -> None:
         self.faults = Faults()
+        self.secret = secret
         self.requests = 0
         self.forgotten = 0
         self.counter = itertools.count(1)
@@ -116,7 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=60)
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
+            headers = dict(self.headers.items())
+            if self.proxy.secret is not None:
+                headers = signed_again(self.command, self.path, headers, self.proxy.secret)
+            for name, value in headers.items():
                 if name.lower() not in HOP:
                     upstream.putheader(name, value)
             upstream.putheader("Content-Length", str(len(body)))

@@ -41,13 +41,23 @@ class Kafka:
         self._java = program("java", "install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless)")
         self._jars = jars()
         self.root = Path(tempfile.mkdtemp(prefix="rta-kafka-"))
-        self.port, self._controller = free_port(), free_port()
+        self.port, self.controller_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._write_properties(overrides)
-        self._run_tool(
-            "kafka.tools.StorageTool", "format", "-t", "cnRhLXRlc3QtY2x1c3Rlci0", "-c", str(self._properties)
-        )
+        format_command = ("format", "-t", "cnRhLXRlc3QtY2x1c3Rlci0", "-c", str(self._properties))
+        self._run_tool("kafka.tools.StorageTool", *format_command, *self._format_options())
         self.start()
+
+    def _listeners(self) -> dict[str, int]:
+        """Names and ports, the first for what brokers say among themselves."""
+        return {"PLAINTEXT": self.port}
+
+    def _more_properties(self) -> dict[str, str]:
+        return {}
+
+    def _format_options(self) -> list[str]:
+        """What the storage is told when it is made."""
+        return []
 
     @property
     def servers(self) -> str:
@@ -63,16 +73,21 @@ class Kafka:
         return self._process.pid
 
     @property
+    def runs(self) -> bool:
+        return self._process is not None
+
+    @property
     def _properties(self) -> Path:
         return self.root / "server.properties"
 
     def _write_properties(self, overrides: dict[str, str]) -> None:
+        listeners = [f"{name}://127.0.0.1:{port}" for name, port in self._listeners().items()]
         values = {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+            "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{self.controller_port}"]),
+            "advertised.listeners": ",".join(listeners),
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.root / "data"),
             "auto.create.topics.enable": "false",
@@ -84,6 +99,7 @@ class Kafka:
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",
             "message.max.bytes": str(64 << 20),
+            **self._more_properties(),
             **{name.replace("_", "."): value for name, value in overrides.items()},
         }
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
@@ -133,3 +149,19 @@ class Kafka:
         if self._process is not None:
             self.kill()
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+class FollowingKafka(Kafka):
+    """A second broker of another one's cluster, for topics with two replicas. The first one goes on without it."""
+
+    def __init__(self, first: Kafka) -> None:
+        self._first = first
+        super().__init__()
+
+    def _more_properties(self) -> dict[str, str]:
+        return {
+            "process.roles": "broker",
+            "node.id": "2",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._first.controller_port}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+        }

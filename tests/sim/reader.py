@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 
 from rta.actors.messages import Cursor, HotDelta, RowsRequest
 from rta.errors import CorruptFileError, NotFoundError, UnavailableError, ViewGoneError
+from rta.events.schemas import EVENTS
 from rta.serve.views import FolderViews, Pools, ReplicaView
 from rta.store.catalog import Catalog
 from rta.store.model import FileRef
 from rta.store.parquet import read_one
-from rta.store.tables import EVENTS
 from tests.sim import shop
 from tests.sim.kernel import Process, ViolationError
 from tests.sim.names import Names
@@ -200,7 +200,7 @@ class Replica:
         return found
 
     def _ids(self, loop: asyncio.AbstractEventLoop, view: ReplicaView) -> Counter[str]:
-        rows = loop.run_until_complete(view.rows())
+        rows = loop.run_until_complete(view.rows(EVENTS))
         if self.answers % NAMED_EVERY == 0:
             self._contents.names.raw(view, rows)
         found = ids_of(rows)

@@ -144,10 +144,10 @@ def _own_runs_only() -> Sequence[Patch]:
         loading[kernel().current] = spec.actor
         return true_load(store, spec, reader, site)
 
-    def partition(store: Any, folder: str, entry: PartitionEntry, saved: Any) -> Any:
+    def partition(entry: PartitionEntry, saved: Any, runs: Any) -> Any:
         actor = loading[kernel().current]
         own = tuple(r for r in entry.runs if (name := layout.parse_name(r.path)) is not None and name.actor == actor)
-        return true_partition(store, folder, msgspec.structs.replace(entry, runs=own), saved)
+        return true_partition(msgspec.structs.replace(entry, runs=own), saved, runs)
 
     return [(shard, "load_newest", load_newest), (load, "_partition", partition)]
 
@@ -155,7 +155,7 @@ def _own_runs_only() -> Sequence[Patch]:
 def _state_or_segments() -> Sequence[Patch]:
     def partials(self: views.ReplicaView, rollup: str) -> Sequence[pl.DataFrame]:
         hot_frames = [frame for use in self.moment.uses for frame in use.partials.get(rollup, ())]
-        return hot_frames or [frames[rollup] for frames, _ in self.states if rollup in frames]
+        return hot_frames or [state.partials[rollup] for state in self.states if rollup in state.partials]
 
     return [(views.ReplicaView, "partials", partials)]
 

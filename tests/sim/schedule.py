@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from rta.actors import committer, housekeeper, load
-from rta.events.schemas import Datasource
+from rta.events.schemas import EVENTS, Datasource
 from rta.store import layout, maintain, manifests, sweep, tables
 from rta.store.audit import read_audit
 from rta.store.catalog import Catalog
@@ -27,7 +27,6 @@ from rta.store.maintain import MaintenancePlan
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest
 from rta.store.runs import load_state
-from rta.store.tables import EVENTS
 from rta.store.versions import TableVersions
 from rta.stream.model import FoldLimits
 from rta.stream.saved import state_rows
@@ -351,9 +350,9 @@ class Schedule:
         later = ZERO
         for entry in newest.partitions:
             if entry.state is not None:
-                frames, waiting = state_rows(load_state(store, folder, entry.state), (entry.partition,), datasource)
-                rows.append(ids_of(waiting))
-                later += frame_total(frames.get(shop.LATER))
+                state = state_rows(load_state(store, folder, entry.state), (entry.partition,), datasource)
+                rows.append(ids_of(state.rows))
+                later += frame_total(state.partials.get(shop.LATER))
         ids = sum(rows, Counter[str]())
         for file in DeltaLog(objects, folder, EVENTS).refresh().files.values():
             ids.update(self.contents.ids(store, file))

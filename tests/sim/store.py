@@ -8,7 +8,8 @@ deleted is shown to whoever listens (`on_delete`).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import mmap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -77,6 +78,12 @@ class SimStore:
     def buffer(self, key: str) -> bytes:
         self._step()
         return self._inner.get(key)
+
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        return [self.buffer(key) for key in keys]
+
+    def part(self, key: str, first: int, length: int) -> bytes:
+        return self.get(key)[first : first + length]
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:

@@ -48,6 +48,7 @@ class CoordinatorProcess:
             open_log=lambda: SimAdmin(world.log, self.process),
             ask=lambda actor, timeout_s: None,
             kill=lambda actor, pid: None,
+            open_reader=lambda: SimReader(world.log, self.process),
             log_stats=dict,
             die=lambda reason: world.died(self.process, reason),
         )
@@ -153,7 +154,7 @@ class World:
                 name,
                 self.site(self.names),
                 store,
-                lambda: SimReader(self.log, process),
+                lambda _: SimReader(self.log, process),
                 Link(self, process),
                 lambda reason: self.died(process, reason),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, Literal, TypeVar
 
@@ -62,6 +62,12 @@ class MemoryStore:
     def buffer(self, key: str) -> bytes | mmap.mmap:
         return self.get(key)
 
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        return [self.buffer(key) for key in keys]
+
+    def part(self, key: str, first: int, length: int) -> bytes:
+        return self.get(key)[first : first + length]
+
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
         class Kept(io.BytesIO):
@@ -114,6 +120,12 @@ class FaultyStore:
 
     def buffer(self, key: str) -> bytes | mmap.mmap:
         return self.inner.buffer(key)
+
+    def buffers(self, keys: Sequence[str]) -> Sequence[bytes | mmap.mmap]:
+        return [self.buffer(key) for key in keys]
+
+    def part(self, key: str, first: int, length: int) -> bytes:
+        return self.get(key)[first : first + length]
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:

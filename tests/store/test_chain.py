@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rta.errors import UnavailableError
+from rta.store.catalog import Assignments, Catalog
 from rta.store.chain import Chain, Verdict
+from rta.store.manifests import ManifestLog
+from rta.store.model import Assignment
 from rta.store.objects import LocalStore
 from tests.store.memory import Fault, FaultyStore, MemoryStore, Operation
+from tests.store.world import World
 
 
 def failing(*faults: Fault | None) -> FaultyStore:
@@ -82,34 +87,60 @@ def test_outcome_is_what_the_number_holds_under_every_fault(faults: list[Fault |
     assert outcome.done != taken
 
 
-@given(st.integers(0, 200), st.one_of(st.none(), st.integers(-1, 300)))
-def test_newest_is_found_from_any_hint(length: int, hint: int | None) -> None:
+@given(st.integers(0, 200), st.one_of(st.none(), st.integers(-1, 199)))
+def test_newest_is_what_lies_beyond_any_number_that_is_known(length: int, known: int | None) -> None:
     chain = Chain(MemoryStore(), "a")
     for number in range(length):
         chain.append(number, str(number).encode())
-    newest = chain.newest(hint)
-    assert newest == (None if length == 0 else (length - 1, str(length - 1).encode()))
+    assume(known is None or known < length)
+    nothing_new = length == 0 or known == length - 1
+    assert chain.newest(known) == (None if nothing_new else (length - 1, str(length - 1).encode()))
 
 
-def test_finding_nothing_new_costs_two_probes() -> None:
-    store = MemoryStore()
+class CountingStore(MemoryStore):
+    """Counts what a bucket would be asked."""
+
+    requests = 0
+
+    def get(self, key: str) -> bytes:
+        self.requests += 1
+        return super().get(key)
+
+    def exists(self, key: str) -> bool:
+        self.requests += 1
+        return super().exists(key)
+
+
+def test_following_a_chain_costs_one_request_and_one_more_for_each_new_number() -> None:
+    store = CountingStore()
     chain = Chain(store, "a")
     for number in range(1000):
-        chain.append(number, b"x")
-    probes = 0
-    exists = store.exists
+        chain.append(number, b"%d" % number)
+    for known, requests in ((999, 1), (998, 2), (996, 4), (0, 27), (None, 23)):
+        store.requests = 0
+        assert chain.newest(known) == (None if known == 999 else (999, b"999"))
+        assert store.requests <= requests, known
 
-    def counted(key: str) -> bool:
-        nonlocal probes
-        probes += 1
-        return exists(key)
 
-    store.exists = counted  # type: ignore[method-assign]  # counts what the chain asks
-    assert chain.newest_number(999) == 999
-    assert probes == 2
-    probes = 0
-    assert chain.newest_number(None) == 999
-    assert probes <= 22
+def test_who_follows_manifests_definitions_and_assignments_asks_once_a_look() -> None:
+    store = CountingStore()
+    world = World(store)
+    world.epochs(3)
+    catalog, assignments = Catalog(store), Assignments(store)
+    catalog.create({"name": "clicks", "time": "at", "key": "who", "columns": {"who": "string"}}, 2)
+    assignments.put(Assignment(number=0, coordinator=1, actors={}, created_ms=0, run="", fleet=()))
+    manifests = ManifestLog(store, world.datasource.folder)
+    looks: list[Callable[[], object]] = [manifests.newest, catalog.read, assignments.newest]
+    for look in looks:
+        before = look()
+        store.requests = 0
+        assert look() is before
+        assert store.requests == 1
+    world.epochs(1)
+    store.requests = 0
+    newest = manifests.newest()
+    assert newest is not None
+    assert (newest.number, store.requests) == (world.newest.number, 2)
 
 
 def _race(root: str, name: str, wins: multiprocessing.Queue[tuple[str, int]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from rta.store import layout
 from rta.store.model import FileRef, RunRef
 from rta.store.objects import LocalStore
 from rta.store.parquet import read_files, read_one, scan_files, sorted_by_time, write_table_file
-from rta.store.runs import load_run, load_state, write_runs, write_state
+from rta.store.runs import load_runs, load_state, write_runs, write_state
 from rta.stream.model import RunWrite, TableWrite
 from tests.store.world import START_MS, World, shop
 
@@ -149,19 +150,36 @@ def test_id_runs_come_back_slice_by_slice(tmp_path: Path) -> None:
     path = layout.run_path("agg-0", 3, 7)
     refs = write_runs(store, FOLDER, path, [RunWrite(p, p + 10, ids) for p, ids in enumerate(slices)])
     assert [(ref.step, ref.first, ref.count) for ref in refs] == [(10, 0, 3), (11, 3, 0), (12, 3, 1000)]
-    for ref, ids in zip(refs, slices, strict=True):
-        assert np.array_equal(load_run(store, FOLDER, ref), ids)
+    for ids, expected in zip(load_runs(store, FOLDER, refs), slices, strict=True):
+        assert np.array_equal(ids, expected)
     assert store.size(layout.within(FOLDER, path)) == 16 * 1003
     assert write_runs(store, FOLDER, layout.run_path("agg-0", 3, 8), []) == ()
+
+
+def test_a_run_file_is_read_once_however_many_slices_it_has(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    read: list[str] = []
+
+    class Counting(LocalStore):
+        def buffer(self, key: str) -> bytes | mmap.mmap:
+            read.append(key)
+            return super().buffer(key)
+
+    paths = [layout.run_path("agg-0", 3, epoch) for epoch in range(3)]
+    ones = [RunWrite(p, 1, np.full((p + 1, 2), p, np.uint64)) for p in range(4)]
+    refs = [ref for path in paths for ref in write_runs(store, FOLDER, path, ones)]
+    found = load_runs(Counting(tmp_path), FOLDER, refs[::-1])
+    assert [(len(ids), int(ids[0, 0])) for ids in found] == [(p + 1, p) for _ in paths for p in (3, 2, 1, 0)]
+    assert sorted(read) == [layout.within(FOLDER, path) for path in paths]
 
 
 def test_short_or_missing_run_is_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     (ref,) = write_runs(store, FOLDER, layout.run_path("a", 1, 1), [RunWrite(0, 1, np.ones((2, 2), np.uint64))])
     with pytest.raises(CorruptFileError, match=r"runs/a-1-1\.ids.*32 bytes.*48"):
-        load_run(store, FOLDER, RunRef(ref.path, 1, 1, 2))
+        load_runs(store, FOLDER, [RunRef(ref.path, 1, 1, 2)])
     with pytest.raises(CorruptFileError, match="not there"):
-        load_run(store, FOLDER, RunRef("runs/a-1-2.ids", 1, 0, 1))
+        load_runs(store, FOLDER, [RunRef("runs/a-1-2.ids", 1, 0, 1)])
 
 
 def test_state_comes_back_and_a_missing_one_is_named(tmp_path: Path) -> None:

@@ -44,6 +44,22 @@ def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
     assert not store.exists("a/b")
 
 
+def test_parts_of_an_object_and_several_objects_are_read(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a", b"0123456789")
+    store.put("b", b"")
+    assert [store.part("a", *asked) for asked in ((0, 4), (4, 4), (8, 4), (20, 4), (3, 0))] == [
+        b"0123",
+        b"4567",
+        b"89",
+        b"",
+        b"",
+    ]
+    assert [bytes(content) for content in store.buffers(["b", "a"])] == [b"", b"0123456789"]
+    with pytest.raises(NotFoundError):
+        store.part("c", 0, 1)
+
+
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../b", "", "a//b", ".hidden", "a\nb"])
 def test_keys_cannot_leave_the_folder(tmp_path: Path, key: str) -> None:
     with pytest.raises(BadRequestError, match="no object key"):

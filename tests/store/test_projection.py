@@ -185,12 +185,12 @@ def test_table_unknown_to_the_definition_gets_the_columns_of_its_files() -> None
     part = world.part(2)
     times = pa.array([world.now_ms], pa.timestamp("ms", tz="UTC"))
     rows = pa.table({"__time": times, "reason": pa.array(["too_old"])})
-    rejected = world.write("rejected", rows, 0, 9)
+    sessions = world.write("sessions", rows, 0, 9)
     from tests.store.world import altered
 
-    world.commit(altered(part, files=(*part.files, rejected)))
+    world.commit(altered(part, files=(*part.files, sessions)))
     projection(world).advance(world.manifests, 1, 0)
-    state = DeltaLog(world.store, world.folder, "rejected").refresh()
+    state = DeltaLog(world.store, world.folder, "sessions").refresh()
     assert [column["name"] for column in state.columns()] == ["__time", "reason", "date"]
 
 

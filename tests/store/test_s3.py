@@ -102,6 +102,21 @@ def test_writer_makes_large_objects_and_one_that_fails_makes_none(store: S3Store
     assert not store.exists("a/b")
 
 
+def test_many_objects_and_parts_of_one_are_read(store: S3Store) -> None:
+    keys = [f"many/{number}" for number in range(20)]
+    for key in keys:
+        store.put(key, key.encode() * 10)
+    assert [bytes(content) for content in store.buffers(keys)] == [key.encode() * 10 for key in keys]
+    assert store.buffers([]) == []
+    with pytest.raises(NotFoundError, match="many/99"):
+        store.buffers([*keys, "many/99"])
+    assert store.part("many/3", 0, 6) == b"many/3"
+    assert store.part("many/3", 54, 100) == b"many/3"
+    assert store.part("many/3", 6, 0) == b""
+    with pytest.raises(NotFoundError):
+        store.part("many/99", 0, 1)
+
+
 def test_of_racing_writers_one_is_told_that_it_won(store: S3Store) -> None:
     wins: list[int] = []
     start = threading.Barrier(8)

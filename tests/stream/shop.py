@@ -207,13 +207,13 @@ class Shell:
 
     def rollup(self, rollup: Rollup) -> list[tuple[Any, ...]]:
         """What a reader sees of a rollup at the last cut: files and saved state, added up."""
-        frames, _ = state_rows(self.cuts[-1].state, None, self.source)
-        parts = [frames[rollup.name], *(to_frame(w.rows) for w in self.writes if w.table == rollup.table)]
+        state = state_rows(self.cuts[-1].state, None, self.source)
+        parts = [state.partials[rollup.name], *(to_frame(w.rows) for w in self.writes if w.table == rollup.table)]
         return canonical(merge_partials(parts, rollup, self.source), rollup)
 
     def raw(self) -> list[tuple[Any, ...]]:
         """The same of the raw rows."""
-        _, waiting = state_rows(self.cuts[-1].state, None, self.source)
+        waiting = state_rows(self.cuts[-1].state, None, self.source).rows
         tables = [waiting, *(w.rows for w in self.writes if w.table == "events")]
         return raw_rows(pa.concat_tables(tables))
 

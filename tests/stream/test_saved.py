@@ -41,10 +41,10 @@ def test_a_state_is_read_as_it_was_written() -> None:
 
 
 def test_readers_get_rows_of_the_partitions_that_they_name() -> None:
-    frames, rows = state_rows(state(), [2], SOURCE)
+    frames, rows, _ = state_rows(state(), [2], SOURCE)
     assert frames["by_page"]["page"].to_list() == ["only in 2"]
     assert rows.num_rows == 0
-    frames, rows = state_rows(state(), None, SOURCE)
+    frames, rows, _ = state_rows(state(), None, SOURCE)
     assert "__partition" not in frames["total"].columns
     assert frames["total"]["events"].sum() == 5
     assert rows.num_rows == 2
@@ -130,7 +130,7 @@ def test_a_new_rollup_starts_empty_a_dropped_one_is_left_out_and_a_new_column_is
     assert saved.rows["browser"].to_pylist() == [None, None]
     assert saved.rows.schema.equals(changed.raw_schema())
     shell.arrive(0, 0, Event(0, "2"))
-    frames, rows = state_rows(shell.cut().state, None, changed)
+    frames, rows, _ = state_rows(shell.cut().state, None, changed)
     assert frames["by_user"]["events"].to_list() == [1]
     assert frames["by_page"]["events"].sum() == 4
     assert isinstance(rows, pa.Table)

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import psutil
@@ -37,6 +37,14 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) 
         pause.wait(0.05)
 
 
+def is_warm(process: psutil.Process) -> bool:
+    """Whether a worker process has loaded what an actor needs: the compiler of the kernels is in its memory."""
+    try:
+        return any("llvmlite" in region.path for region in process.memory_maps())
+    except psutil.Error:
+        return False
+
+
 class Running:
     """`rta up` on a folder. Start, stop, kill; ask and send over HTTP."""
 
@@ -57,6 +65,12 @@ class Running:
         return [sys.executable, "-m", "rta.cli", *arguments]
 
     def start(self) -> Running:
+        self.launch()
+        wait_for(self._ready, f"'rta up' is ready (see {self.log})", READY_S)
+        return self
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command("up", "--config", str(self.config)),
@@ -66,8 +80,6 @@ class Running:
                 env=self.environment,
                 start_new_session=True,
             )
-        wait_for(self._ready, f"'rta up' is ready (see {self.log})", READY_S)
-        return self
 
     def _ready(self) -> bool:
         assert self.process is not None
@@ -243,10 +255,17 @@ class Sender(threading.Thread):
             pause.wait(0.1)
 
 
+class Sends(Protocol):
+    """Who sends, as the watcher sees it."""
+
+    @property
+    def sent(self) -> int: ...
+
+
 class Watcher(threading.Thread):
     """Asks for count and sum all the time; they may only grow, and never pass what has been sent."""
 
-    def __init__(self, running: Running, senders: list[Sender]) -> None:
+    def __init__(self, running: Running, senders: Sequence[Sends]) -> None:
         super().__init__(daemon=True)
         self.running = running
         self.senders = senders

@@ -25,7 +25,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from rta.errors import NotFoundError, RtaError
 from rta.log.base import Outgoing
 from rta.log.kafka.reader import HEADER
-from rta.log.kafka.session import Session, Topic, to_error
+from rta.log.kafka.session import Session, Topic
 from rta.log.kafka.settings import KafkaSettings
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Producer:
         except RtaError as error:
             settled(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits is told
-            settled(to_error(self._settings, f"looking up topic '{topic}'", error))
+            settled(self._session.error(f"looking up topic '{topic}'", error))
 
     def close(self) -> None:
         """Give what is under way its time, then end."""
@@ -310,7 +310,7 @@ class Producer:
             self._identity = None
         error = batch.last_error or kafka_errors.KafkaTimeoutError("not acknowledged in time")
         doing = f"appending to partition {batch.partition} of topic '{batch.topic}'"
-        batch.fail(to_error(self._settings, doing, error))
+        batch.fail(self._session.error(doing, error))
 
     def _expire(self) -> None:
         """Give up what has waited for too long and is not on its way just now."""
@@ -325,9 +325,9 @@ class Producer:
         """Brokers that are away are tried again; anything else fails what waits."""
         if not isinstance(error, (kafka_errors.KafkaError, OSError, RtaError)):
             logger.exception("the producer stumbled")
-        lasting = isinstance(error, (kafka_errors.AuthorizationError, kafka_errors.SaslAuthenticationFailedError))
+        lasting = isinstance(error, kafka_errors.AuthorizationError) or self._session.keeps_out(error)
         if lasting or not isinstance(error, (kafka_errors.KafkaError, OSError, RtaError)):
-            said = error if isinstance(error, RtaError) else to_error(self._settings, "appending", error)
+            said = error if isinstance(error, RtaError) else self._session.error("appending", error)
             for batch in [b for queue in self._queues.values() for b in queue if not b.in_flight]:
                 self._queues[batch.topic, batch.partition].remove(batch)
                 batch.fail(said)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -60,11 +60,16 @@ class _Held:
     """Records of one partition that have arrived and were not asked for yet; the answer to a fetch at `offset`."""
 
     offset: int
-    records: deque[Record] = field(default_factory=deque)
+    records: deque[Any] = field(default_factory=deque)
 
 
 class KafkaReader:
-    """A `LogReader`. Connects when it is asked something."""
+    """A `LogReader`. Connects when it is asked something.
+
+    `ISOLATION` 1 reads what is committed only: of a topic in which producers use transactions.
+    """
+
+    ISOLATION = 0
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -89,15 +94,23 @@ class KafkaReader:
                 self._session.pause()
 
     async def _states(self, name: str, topic: Topic) -> dict[int, PartitionState]:
+        found = await self._offsets(name, topic, (EARLIEST, LATEST))
+        return {
+            number: PartitionState(topic.incarnation(number), found[EARLIEST][number], found[LATEST][number])
+            for number in topic.leaders
+        }
+
+    async def _offsets(self, name: str, topic: Topic, times: Sequence[int]) -> dict[int, dict[int, int]]:
+        """Per time (or EARLIEST, LATEST) and partition the first offset that is not before it; -1 where there is none."""
         nodes = sorted({node for node, _ in topic.leaders.values()})
         if nodes[:1] == [-1]:
             raise _LeaderMovedError("a partition has no leader")
         waiting = [
             (time_ms, self._session.start(self._list(name, topic, node, time_ms), node, self._settings.request_ms))
             for node in nodes
-            for time_ms in (EARLIEST, LATEST)
+            for time_ms in times
         ]
-        found: dict[int, dict[int, int]] = {EARLIEST: {}, LATEST: {}}
+        found: dict[int, dict[int, int]] = {time_ms: {} for time_ms in times}
         for time_ms, future in waiting:
             for entry in (await future).topics[0].partitions:
                 error = kafka_errors.for_code(entry.error_code)
@@ -106,10 +119,7 @@ class KafkaReader:
                     retriable = issubclass(error, kafka_errors.RetriableError)
                     raise _LeaderMovedError(f"{said}: {error.__name__}") if retriable else error(said)
                 found[time_ms][entry.partition_index] = entry.offset
-        return {
-            number: PartitionState(topic.incarnation(number), found[EARLIEST][number], found[LATEST][number])
-            for number in topic.leaders
-        }
+        return found
 
     def _list(self, name: str, topic: Topic, node: int, time_ms: int) -> Any:
         shape = ListOffsetsRequest.ListOffsetsTopic
@@ -119,7 +129,9 @@ class KafkaReader:
             if leader == node
         ]
         topics = [shape(name=self._settings.topic(name), partitions=partitions)]
-        return ListOffsetsRequest(replica_id=-1, isolation_level=0, topics=topics, min_version=4, max_version=7)
+        return ListOffsetsRequest(
+            replica_id=-1, isolation_level=self.ISOLATION, topics=topics, min_version=4, max_version=7
+        )
 
     def fetch(self, topic: str, offsets: Mapping[int, int], bytes_max: int) -> list[Record]:
         """See `LogReader`. Raises LogGapError also when the topic is another one than before, or ends before an offset."""
@@ -260,7 +272,7 @@ class KafkaReader:
             max_wait_ms=wait_ms,
             min_bytes=1,
             max_bytes=self._fetch_bytes,
-            isolation_level=0,
+            isolation_level=self.ISOLATION,
             session_id=0,
             session_epoch=-1,
             topics=[shape(topic_id=topic.id, partitions=partitions)],
@@ -285,8 +297,12 @@ class KafkaReader:
                     _LeaderMovedError(said) if issubclass(error_type, kafka_errors.RetriableError) else error_type(said)
                 )
             if part.records and offsets.get(number) == asked.offsets[number]:
-                records = read_records(self._topic, number, asked.offsets[number], part.records)
+                records = self._read(number, asked.offsets[number], part)
                 self._held[number] = _Held(asked.offsets[number], deque(records))
+
+    def _read(self, number: int, offset: int, part: Any) -> Sequence[Any]:
+        """What one partition's part of an answer holds, from `offset` on."""
+        return read_records(self._topic, number, offset, part.records)
 
 
 def read_records(topic: str, partition: int, offset: int, data: bytes) -> list[Record]:

@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import kafka.errors as kafka_errors
-from kafka.net import KafkaConnectionManager, NetworkSelector
+from kafka.net import NetworkSelector
 from kafka.net.wakeup_notifier import WakeupNotifier
 from kafka.protocol.metadata import MetadataRequest
 
-from rta.errors import NotFoundError, RtaError, TooLargeError, UnavailableError
+from rta.errors import AccessError, NotFoundError, RtaError, TooLargeError, UnavailableError
+from rta.log.kafka.access import Connections
 from rta.log.kafka.settings import RECORD_BYTES_MAX, KafkaSettings
 
 T = TypeVar("T")
@@ -50,8 +51,9 @@ class Session:
         self.settings = settings
         options = settings.client()
         self._net = NetworkSelector(client_id=options["client_id"], slow_task_threshold_secs=0)
-        self._manager = KafkaConnectionManager(
+        self._manager = Connections(
             self._net,
+            settings,
             **options,
             receive_message_max_bytes=RESPONSE_BYTES_MAX,
             max_in_flight_requests_per_connection=IN_FLIGHT_MAX,
@@ -79,11 +81,23 @@ class Session:
                 raise
             except _DISCONNECTED as error:
                 # A connection that was left over from before the broker restarted says so at its first use.
-                if time.monotonic() > deadline:
-                    raise to_error(self.settings, doing, error) from error
+                if time.monotonic() > deadline or self.keeps_out(error):
+                    raise self.error(doing, error) from error
                 self.pause()
             except (kafka_errors.KafkaError, OSError) as error:
-                raise to_error(self.settings, doing, error) from error
+                raise self.error(doing, error) from error
+
+    def error(self, doing: str, error: Exception) -> RtaError:
+        """In rta's words, with what is behind an error that says only that there is no connection."""
+        why = self._manager.reason(error)
+        if why is None:
+            return to_error(self.settings, doing, error)
+        return AccessError(f"{doing} at {self.settings.name}: {why.said}", why.hint, 30 if why.lasting else 2)
+
+    def keeps_out(self, error: Exception) -> bool:
+        """Whether asking again can't help: the brokers do not let us in as the settings are."""
+        why = self._manager.reason(error)
+        return why is not None and why.lasting
 
     async def send(self, request: Any, node: int | None = None) -> Any:
         """One request, within the time limit for requests."""
@@ -197,6 +211,8 @@ class Session:
 
 
 def unknown_topic(settings: KafkaSettings, name: str) -> NotFoundError:
+    if not settings.topic_prefix:
+        return NotFoundError(f"{settings.name} has no topic '{name}'", "make the topic first, or name another one")
     return NotFoundError(
         f"{settings.name} has no topic '{settings.topic(name)}' (for '{name}')",
         "was it deleted? the coordinator makes it",
@@ -209,8 +225,10 @@ def to_error(settings: KafkaSettings, doing: str, error: Exception) -> RtaError:
     match error:
         case kafka_errors.MessageSizeTooLargeError() | kafka_errors.RecordListTooLargeError():
             return TooLargeError(said, "raise the broker's message.max.bytes, or send less at once")
-        case kafka_errors.AuthorizationError() | kafka_errors.SaslAuthenticationFailedError():
-            return UnavailableError(said, "check username, password and the ACLs of rta's topics", 30)
+        case kafka_errors.AuthorizationError():
+            return UnavailableError(
+                said, f"check the ACLs of rta's topics, and 'kafka.username': {settings.username}", 30
+            )
         case kafka_errors.NotEnoughReplicasError() | kafka_errors.NotEnoughReplicasAfterAppendError():
             return UnavailableError(said, "too few replicas are in sync; send the same again", 2)
         case _:

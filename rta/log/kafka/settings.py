@@ -33,6 +33,11 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
 
+    def __repr__(self) -> str:
+        """Without the password: settings may stand in a log."""
+        user = "" if self.username is None else f", user {self.username!r} by {self.sasl_mechanism}"
+        return f"KafkaSettings({self.name}, {self.security}{user})"
+
     @property
     def name(self) -> str:
         """How messages call the cluster."""
