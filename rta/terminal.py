@@ -77,6 +77,18 @@ def show_status(document: Mapping[str, Any], ledgers: Mapping[str, Mapping[str, 
             note(lost_range(name, ledger["pending_gaps"]))
 
 
+def _shared(sharing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Whether processes share quotas and the answer cache."""
+    quotas, cache, redis = (sharing.get(name) for name in ("quotas", "cache", "redis"))
+    rows = [] if not sharing else [{"sharing": "quotas", "state": quotas["how"] if quotas else "no quotas are set"}]
+    if cache:
+        rows.append({"sharing": "answer cache", "state": cache["how"]})
+    if redis:
+        state = "reachable" if redis["reachable"] else f"away: {redis['reason']}"
+        rows.append({"sharing": redis["place"], "state": state})
+    return rows
+
+
 def lost_range(datasource: str, gaps: Sequence[Mapping[str, Any]]) -> str:
     """What the log of a datasource that stands still has lost, and the command that goes on."""
     shown = [_gap(gap) for gap in gaps[:GAPS_SHOWN]]
@@ -95,18 +107,6 @@ def _gap(gap: Mapping[str, Any]) -> str:
     if gap["to_offset"] < gap["from_offset"]:
         return f"{where} (it ends {gap['records']:,} records before what is committed)"
     return f"{where} to {gap['to_offset']:,} ({gap['records']:,} records)"
-
-
-def _shared(sharing: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Whether processes share quotas and the answer cache."""
-    quotas, cache, redis = (sharing.get(name) for name in ("quotas", "cache", "redis"))
-    rows = [] if not sharing else [{"sharing": "quotas", "state": quotas["how"] if quotas else "no quotas are set"}]
-    if cache:
-        rows.append({"sharing": "answer cache", "state": cache["how"]})
-    if redis:
-        state = "reachable" if redis["reachable"] else f"away: {redis['reason']}"
-        rows.append({"sharing": redis["place"], "state": state})
-    return rows
 
 
 def moment(time_ms: int | None) -> str | None:

@@ -37,7 +37,6 @@ class SegmentDelta(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     rows_ms: tuple[int, int] | None
     rejected: int = 0
-    rejected_ms: tuple[int, int] | None = None
 
 
 class HotDelta(msgspec.Struct, frozen=True, kw_only=True):

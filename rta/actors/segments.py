@@ -139,7 +139,6 @@ class HotSegments:
             rows=sum(c.rows.num_rows for c in chunks),
             rows_ms=_rows_ms([c.rows for c in chunks if c.rows.num_rows]),
             rejected=sum(c.rejected.num_rows for c in chunks),
-            rejected_ms=_rows_ms([c.rejected for c in chunks if c.rejected.num_rows]),
         )
 
     def _partial(self, epoch: int, span: tuple[int, int], name: str, chunks: Sequence[Increment]) -> bytes:

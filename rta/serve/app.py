@@ -181,15 +181,6 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     return app, close
 
 
-def _definitions(site: Site, settings: Settings, store: ObjectStore) -> StoreDefinitions:
-    from rta.actors.logs import source_partitions
-    from rta.serve.control import StoreDefinitions
-
-    return StoreDefinitions(
-        store, settings.partitions, settings.dedup_window, lambda source: source_partitions(site, source)
-    )
-
-
 async def _redis(site: Site, store: ObjectStore, registry: Registry) -> RedisLink | None:
     """This process's way to the Redis of the settings; where there is one, whether it answers or not."""
     if site.redis is None:
@@ -200,6 +191,15 @@ async def _redis(site: Site, store: ObjectStore, registry: Registry) -> RedisLin
     link = RedisLink(site.redis, await asyncio.to_thread(identity, store), registry)
     await link.start()
     return link
+
+
+def _definitions(site: Site, settings: Settings, store: ObjectStore) -> StoreDefinitions:
+    from rta.actors.logs import source_partitions
+    from rta.serve.control import StoreDefinitions
+
+    return StoreDefinitions(
+        store, settings.partitions, settings.dedup_window, lambda source: source_partitions(site, source)
+    )
 
 
 async def _report(name: str, snapshot: Callable[[], Any], refuse: Callable[[dict[str, str]], None]) -> None:

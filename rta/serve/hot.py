@@ -71,7 +71,6 @@ class Segment:
         self.rows += delta.rows
         self.rejected += delta.rejected
         self._touch(RAW, delta.rows_ms)
-        self._touch(REJECTED, delta.rejected_ms)
         for name, data in delta.partials.items():
             frames = self.partials.setdefault(name, Frames())
             frame = pl.read_ipc_stream(data)
@@ -282,5 +281,13 @@ class HotState:
 
 def _use(load: LoadCopy, segment: Segment) -> SegmentUse:
     partials = {name: frames.all() for name, frames in segment.partials.items()}
-    counts = segment.rows, segment.rejected
-    return SegmentUse(load.load, load.actor, segment.epoch, segment.next_chunk, *counts, partials, dict(segment.spans))
+    return SegmentUse(
+        load=load.load,
+        actor=load.actor,
+        epoch=segment.epoch,
+        next_chunk=segment.next_chunk,
+        rows=segment.rows,
+        rejected=segment.rejected,
+        partials=partials,
+        spans=dict(segment.spans),
+    )

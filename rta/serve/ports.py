@@ -64,9 +64,8 @@ class View(Protocol):
         """
         ...
 
-    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> Sequence[str]:
-        """Names what lies beyond the files and in the range: of a rollup, of raw rows (None) or of
-        rejected ones ("rejected"). Nothing there, no names.
+    def parts(self, table: str, start_ms: int, end_ms: int) -> Sequence[str]:
+        """Names what lies beyond the files of a table and in the range. Nothing there, no names.
 
         Equal names of two views of one datasource, in this or another replica, mean equal rows in that range.
         """

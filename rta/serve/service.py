@@ -227,8 +227,7 @@ class QueryService:
         datasource = view.datasource
         planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
         files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
-        table = planned.rollup.name if planned.rollup else RAW if planned.table == EVENTS else planned.table
-        parts = view.parts(table, planned.start_ms, planned.end_ms)
+        parts = view.parts(planned.table, planned.start_ms, planned.end_ms)
         hot: tuple[Block, ...] = ()
         has_hot, dictionaries = bool(parts), None
         if planned.rollup is not None:
@@ -293,8 +292,11 @@ class QueryService:
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan
-        nothing = shape_of(planned.datasource, planned.table).schema.empty_table
-        rows = await prepared.view.rows(planned.table) if prepared.has_hot else nothing()
+        rows = (
+            await prepared.view.rows(planned.table)
+            if prepared.has_hot
+            else shape_of(planned.datasource, planned.table).schema.empty_table()
+        )
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
         if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:

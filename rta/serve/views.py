@@ -113,14 +113,20 @@ class ReplicaView:
         frames += [frame for use in self.moment.uses for frame in use.partials.get(rollup, ())]
         return [frame for frame in frames if frame.height]
 
-    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> Sequence[str]:
-        states = [
-            f"{path} {partitions} {version}"
-            for (path, partitions, version), times in self.state_times.items()
-            if within(times.get(rollup), start_ms, end_ms)
-        ]
-        uses = [use.part(rollup, start_ms, end_ms) for use in self.moment.uses]
+    def parts(self, table: str, start_ms: int, end_ms: int) -> Sequence[str]:
+        if table == REJECTED:
+            return self._rejected_parts()
+        name = next((r.name for r in self.datasource.rollups if r.table == table), RAW)
+        states = [_named(key) for key, t in self.state_times.items() if within(t.get(name), start_ms, end_ms)]
+        uses = [use.part(name, start_ms, end_ms) for use in self.moment.uses]
         return sorted([*states, *(part for part in uses if part is not None)])
+
+    def _rejected_parts(self) -> Sequence[str]:
+        """Of any time: of the first so many rejected rows of a segment it does not matter in which chunks they came."""
+        pairs = zip(self.state_times, self.states, strict=True)
+        states = [_named(key) for key, state in pairs if state.rejected.num_rows]
+        uses = [f"{use.load} {use.epoch} {use.rejected}" for use in self.moment.uses if use.rejected]
+        return sorted([*states, *uses])
 
     async def rows(self, table: str) -> pa.Table:
         schema = shape_of(self.datasource, table).schema
@@ -373,9 +379,14 @@ class HotViews:
             raise TimeLimitError("the view was not refreshed in time", "ask again; see /v1/status") from None
 
 
+def _named(key: StateKey) -> str:
+    path, partitions, version = key
+    return f"{path} {partitions} {version}"
+
+
 def _times(state: StateRows) -> TimesByTable:
     found: dict[str | None, Times | None] = {name: times_of_frame(frame) for name, frame in state.partials.items()}
-    found |= {RAW: times_of_rows(state.rows), REJECTED: times_of_rows(state.rejected)}
+    found[RAW] = times_of_rows(state.rows)
     return {table: times for table, times in found.items() if times is not None}
 
 

@@ -89,25 +89,6 @@ def test_a_password_comes_from_the_environment_or_a_file_and_is_not_shown(tmp_pa
     assert found.kafka.secret == "from a file"
 
 
-def test_no_message_about_a_setting_shows_the_password(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs 'sasl_mechanism' and 'username'") as refused:
-        load(tmp_path, "kafka: {security: SASL_SSL}", {"RTA_KAFKA_PASSWORD": "0123"})
-    assert "0123" not in str(refused.value)
-    text = "{log: 'kafka://a', kafka: {security: SASL_PLAINTEXT, sasl_mechanism: PLAIN, username: u}}"
-    assert "0123" not in repr(kafka_settings(load(tmp_path, text, {"RTA_KAFKA_PASSWORD": "0123"})))
-
-
-def test_files_that_would_have_no_effect_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "some.pem"
-    file.write_text("")
-    for text, said in (
-        (f"{{security: SSL, key_file: {file}}}", "'key_file' has no effect without 'cert_file'"),
-        (f"{{ca_file: {file}}}", "'ca_file' has no effect with security 'PLAINTEXT'"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            load(tmp_path, f"kafka: {text}")
-
-
 @pytest.mark.parametrize(
     ("url", "environment", "password"),
     [
@@ -161,3 +142,22 @@ def test_quotas_come_from_the_file_or_the_environment(tmp_path: Path) -> None:
     assert quotas is not None
     assert (quotas.events_per_second, quotas.burst) == (2.5, 100)
     assert load(tmp_path, "quotas: {events_per_second: 9, burst: 100}", {"RTA_QUOTAS": "null"}).quotas is None
+
+
+def test_no_message_about_a_setting_shows_the_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs 'sasl_mechanism' and 'username'") as refused:
+        load(tmp_path, "kafka: {security: SASL_SSL}", {"RTA_KAFKA_PASSWORD": "0123"})
+    assert "0123" not in str(refused.value)
+    text = "{log: 'kafka://a', kafka: {security: SASL_PLAINTEXT, sasl_mechanism: PLAIN, username: u}}"
+    assert "0123" not in repr(kafka_settings(load(tmp_path, text, {"RTA_KAFKA_PASSWORD": "0123"})))
+
+
+def test_files_that_would_have_no_effect_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "some.pem"
+    file.write_text("")
+    for text, said in (
+        (f"{{security: SSL, key_file: {file}}}", "'key_file' has no effect without 'cert_file'"),
+        (f"{{ca_file: {file}}}", "'ca_file' has no effect with security 'PLAINTEXT'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load(tmp_path, f"kafka: {text}")

@@ -58,6 +58,7 @@ class Plant:
             self.disk = self._kept(SmallDisk(folder / "data")) if can_mount() else None
             self.kafka = self._kept(Kafka())
             self.bucket = self._kept(VersityGw())
+            self.redis = self._kept(RedisServer())
             self.proxy = self._kept(FaultyProxy(self.bucket.port, SECRET))
             self.redis = self._kept(RedisServer())
         except BaseException:
@@ -69,10 +70,10 @@ class Plant:
             log=self.kafka.url,
             store=self.bucket.url(PREFIX),
             kafka={"delivery": "5s", "request": "2s"},
-            crash_at=BY_FILE,
-            datasources=[{**events_document(), "name": ASIDE}],
             redis=self.redis.url,
             quotas={"events_per_second": 10_000_000, "burst": 10_000_000},
+            crash_at=BY_FILE,
+            datasources=[{**events_document(), "name": ASIDE}],
         )
         self.senders: list[SteadySender] = []
         self.strangers: dict[int, int] = {}

@@ -49,9 +49,12 @@ class FixedView:
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]
 
-    def parts(self, rollup: str | None, start_ms: int, end_ms: int) -> list[str]:
-        rows = {None: self.hot, "rejected": self.rejected}.get(rollup)
-        times = times_of_frame(wikipedia.partials(self.hot, str(rollup))) if rows is None else times_of_rows(rows)
+    def parts(self, table: str, start_ms: int, end_ms: int) -> list[str]:
+        rollup = next((r.name for r in self.datasource.rollups if r.table == table), None)
+        if rollup is not None:
+            times = times_of_frame(wikipedia.partials(self.hot, rollup))
+        else:
+            times = times_of_rows({"events": self.hot, "rejected": self.rejected}[table])
         return [f"hot {self.position}"] if within(times, start_ms, end_ms) else []
 
     async def rows(self, table: str) -> pa.Table:

@@ -17,8 +17,8 @@ def main() -> int:
         ("java", lambda: program("java", "install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless)")),
         ("Apache Kafka", jars),
         ("versitygw", versitygw),
-        ("a clock that can be stepped", library),
         ("Redis", redis_server),
+        ("a clock that can be stepped", library),
     )
     missing = 0
     for name, fetch in wanted:

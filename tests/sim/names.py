@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from rta.events.schemas import TIME
+from rta.events.schemas import EVENTS, TIME
 from rta.serve.views import ReplicaView
 from tests.sim import shop
 from tests.sim.kernel import START_MS, ViolationError
@@ -35,19 +35,19 @@ class Names:
 
     def rollup(self, view: ReplicaView) -> None:
         """Raises ViolationError when names that were seen before stand for something else now."""
-        rollup = shop.datasource().rollups[0].name
-        frames = [f.select(TIME, "page", "views", "total") for f in view.partials(rollup)]
+        rollup = shop.datasource().rollups[0]
+        frames = [f.select(TIME, "page", "views", "total") for f in view.partials(rollup.name)]
         for start, end in RANGES:
             inside = [f.filter(pl.col(TIME).dt.epoch("ms").is_between(start, end, closed="left")) for f in frames]
-            self._check(view, rollup, (start, end), _sums(inside))
+            self._check(view, rollup.table, (start, end), _sums(inside))
 
     def raw(self, view: ReplicaView, rows: pa.Table) -> None:
         times = rows.column(TIME).cast(pa.int64()).to_pylist()
         pairs = list(zip(times, rows.column("user").to_pylist(), rows.column("id").to_pylist(), strict=True))
         for start, end in RANGES:
-            self._check(view, None, (start, end), Counter(p for p in pairs if start <= p[0] < end))
+            self._check(view, EVENTS, (start, end), Counter(p for p in pairs if start <= p[0] < end))
 
-    def _check(self, view: ReplicaView, table: str | None, times: tuple[int, int], found: Any) -> None:
+    def _check(self, view: ReplicaView, table: str, times: tuple[int, int], found: Any) -> None:
         parts = tuple(view.parts(table, *times))
         if not parts and found:
             raise ViolationError(f"names: {found} of '{table}' in {times} has no name")

@@ -27,7 +27,7 @@ from tests.sim.store import SimStore
 from tests.sim.world import QUERY_MS, World
 
 RAW_SHARE = 0.3
-NAMED_EVERY = 3
+NAMED_EVERY = 2
 """One of so many answers is looked at for the names of its parts too."""
 HELD_SHARE = 0.25
 """So many answers come from the view of the answer before."""

@@ -218,7 +218,22 @@ def _names_that_recur() -> Sequence[Patch]:
     return [(commit_queue, "layout", names), (commit, "_check_names", lambda part: None)]
 
 
+def _named_whole() -> Sequence[Patch]:
+    true = hot.SegmentUse.part
+
+    def part(self: hot.SegmentUse, table: str | None, start_ms: int, end_ms: int) -> str | None:
+        return f"{self.load} {self.epoch}" if true(self, table, start_ms, end_ms) else None
+
+    return [(hot.SegmentUse, "part", part)]
+
+
 RULES: dict[str, Rule] = {
+    "names": Rule(
+        "cached answers name a segment without the last chunk that touches their range",
+        ("names",),
+        _named_whole,
+        seeds=(5, 39),
+    ),
     "4": Rule(
         "partitions without a part keep their offsets, but neither state nor runs",
         ("lost", "doubled"),
