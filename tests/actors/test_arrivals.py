@@ -11,7 +11,8 @@ from rta.errors import CorruptLogError
 from rta.events.keys import id_sum, identities_of
 from rta.events.schemas import REJECTED_SCHEMA
 from rta.log.kafka.batches import Chunk, read_chunks
-from rta.stream.model import BatchArrived
+from rta.stream.fold import Fold
+from rta.stream.model import BatchArrived, FoldLimits, PartitionLoaded
 from tests.events.made_records import PARTITION, TOPIC, reading
 from tests.events.test_records import PLAIN
 from tests.log.made_batches import NOW_MS, ZSTD, Batch, Made, joined
@@ -82,3 +83,19 @@ def test_what_is_in_front_of_a_damaged_batch_arrives_before_that_is_said() -> No
     assert (batch.offset, batch.rows["n"].to_pylist()) == (0, [0])
     with pytest.raises(CorruptLogError, match="offset 1"):
         next(parts)
+
+
+@pytest.mark.parametrize(("event_id", "kept"), [("s", ["a", "b", "c"]), (None, ["a", "b", "a", "a", "c"])])
+def test_repetitions_within_a_partition_are_dropped_by_their_id_alone(event_id: str | None, kept: list[str]) -> None:
+    datasource = reading({**PLAIN, "id": event_id})
+    made = [Made(i, b'{"t": 1, "s": "%s"}' % s) for i, s in enumerate((b"a", b"b", b"a"))]
+    later = [Made(i, b'{"t": 2, "s": "%s"}' % s) for i, s in enumerate((b"a", b"c"))]
+    loaded = PartitionLoaded(partition=PARTITION, offset=0, append_time_ms=0, watermark_ms=None, state=None, runs=())
+    fold = Fold(datasource, [loaded], FoldLimits())
+    arrivals = SourceArrivals(datasource, {PARTITION: "x"}, 1 << 20)
+    found: list[str] = []
+    for chunk in chunks(Batch(0, tuple(made)), Batch(3, tuple(later))):
+        for batches in arrivals.batches([chunk]):
+            found += fold.fold(batches).rows["s"].to_pylist()
+    assert found == kept
+    assert fold.offsets == {PARTITION: 5}
