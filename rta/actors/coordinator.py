@@ -23,7 +23,7 @@ from rta.actors.links import CATCHING_UP, Site
 from rta.actors.log_watch import LogWatch
 from rta.actors.messages import AggregatorStatus, Registration
 from rta.actors.ownership import Ownership
-from rta.actors.topics import SourceLog, Topics
+from rta.actors.topics import SourceLog, Topics, check_all_there
 from rta.actors.watch import Watch
 from rta.errors import BadRequestError, FencedError, NotFoundError, RtaError, UnavailableError
 from rta.events.schemas import Datasource
@@ -246,10 +246,11 @@ class Coordinator:
             logger.info("the first manifest of %s was there already", datasource.folder)
 
     def _grow(self, datasource: Datasource, manifests: ManifestLog) -> None:
-        """Take partitions into the chain that another producer's topic has got. Raises UnavailableError."""
+        """Take partitions into the chain that another producer's topic has got. Raises UnavailableError, NotFoundError."""
         newest = manifests.newest()
         assert newest is not None
         states = self._topics.now(datasource)
+        check_all_there(datasource, states)
         if not manifests.put(grown(newest, states, self._ownership.generation, _now_ms())).done:
             raise UnavailableError(f"'{datasource.name}' was committed to meanwhile", "it is tried again")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
-from rta.errors import InvariantError, RtaError
+from rta.errors import InvariantError, NotFoundError, RtaError
 from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin, LogReader, PartitionState
 
@@ -22,6 +22,15 @@ class SourceLog(LogReader, Protocol):
     def starts(self, topic: str, start: str | int) -> dict[int, PartitionState]:
         """The partitions, each with the offset from which a datasource reads that begins at `start` now."""
         ...
+
+
+def check_all_there(datasource: Datasource, states: Mapping[int, PartitionState]) -> None:
+    """Raises NotFoundError: the topic was made again meanwhile, with fewer partitions."""
+    if len(states) < datasource.partitions:
+        raise NotFoundError(
+            f"topic '{datasource.topic}' has {len(states)} partitions, '{datasource.name}' reads {datasource.partitions}",
+            "make it with as many again, or delete the datasource",
+        )
 
 
 class Topics:
@@ -41,11 +50,12 @@ class Topics:
     def begin(self, datasource: Datasource) -> dict[int, PartitionState]:
         """Partitions of a datasource that is new, each with the offset that it begins at; its topic is made if it is ours.
 
-        Raises NotFoundError where another producer's topic is not there.
+        Raises NotFoundError where another producer's topic, or a partition of it, is not there.
         """
         if datasource.source is None:
             return self._log.create(datasource.folder, datasource.partitions)
         states = self._sources().starts(datasource.source.topic, datasource.source.start)
+        check_all_there(datasource, states)
         return {number: state for number, state in states.items() if number < datasource.partitions}
 
     def now(self, datasource: Datasource) -> dict[int, PartitionState]:

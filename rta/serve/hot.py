@@ -15,7 +15,6 @@ import polars as pl
 
 from rta.actors.messages import Cursor, HotDelta, SegmentDelta
 from rta.errors import InvariantError
-from rta.events.schemas import REJECTED
 from rta.serve.spans import RAW, Span, Times, extended, last_within, times_of_frame
 from rta.store.model import Manifest
 

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
-from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Datasource, Rollup
+from rta.events.schemas import TIME, TIMESTAMP, Datasource, Rollup
 from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
 from rta.query.execute import run_rollup
@@ -41,7 +41,6 @@ from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, View, Views
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished, answer_raw, finish, hot_source
-from rta.serve.spans import RAW
 from rta.store.cache import FileCache
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore

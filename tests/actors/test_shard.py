@@ -17,7 +17,7 @@ from rta.actors.links import Site
 from rta.actors.load import LoadSpec
 from rta.actors.messages import HotDelta, Registration
 from rta.actors.shard import OVERFULL, Ports, Shard
-from rta.errors import LogGapError, PartRefusedError, UnavailableError
+from rta.errors import CorruptLogError, LogGapError, PartRefusedError, UnavailableError
 from rta.events.batch import encode
 from rta.log.base import Header, PartitionState, Record
 from rta.store.catalog import Assignments
@@ -41,6 +41,8 @@ class SteadyLog:
         self.away = False
         self.incarnation = "log0"
         self.start = 0
+        self.damaged_at: int | None = None
+        """Where a record can't be read."""
         self.gap = False
         """Whether the next fetch finds its offset below the log's start."""
 
@@ -57,6 +59,10 @@ class SteadyLog:
         if self.gap:
             self.gap = False
             raise LogGapError(f"partition 0 was asked for {offsets[0]}")
+        if self.damaged_at is not None and offsets[0] <= self.damaged_at < self._end():
+            if offsets[0] == self.damaged_at:
+                raise CorruptLogError(f"offset {self.damaged_at} is damaged")
+            return self._records[offsets[0] : self.damaged_at]
         return self._records[offsets[0] : self._end()]
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout_ms: int) -> bool:
@@ -314,3 +320,19 @@ def test_a_damaged_state_stops_the_shard_with_its_name_and_nothing_else_until_it
     bench.committer.stop()
     assert bench.deaths == []
     assert sorted(bench.stored_ids()) == sorted(f"id{k}" for k in range(50 * EVENTS))
+
+
+def test_a_damaged_record_stops_the_share_after_what_is_in_front_of_it_and_ends_no_process(tmp_path: Path) -> None:
+    with running(tmp_path, records=100, epoch_ms=60_000) as bench:
+        bench.log.damaged_at = 60
+        wait_for(lambda: bench.shard.alarm is not None, "the share has stopped")
+        wait_for(lambda: bench.committed() == 60, "what is in front of it is committed")
+        lives = bench.shard.lives
+        wait_for(lambda: bench.shard.lives > lives, "it was tried again")
+        assert "offset 60 is damaged" in str(bench.shard.alarm)
+        assert bench.delta() is None
+        bench.log.damaged_at = None
+        wait_for(lambda: bench.shard.status().offsets.get(0) == 100, "it goes on")
+        assert bench.shard.alarm is None
+        assert not bench.deaths
+    assert sorted(bench.stored_ids()) == sorted(f"id{k}" for k in range(100 * EVENTS))

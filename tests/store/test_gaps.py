@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rta.errors import FencedError, PartRefusedError
+from rta.errors import ConflictError, FencedError, PartRefusedError
 from rta.log.base import PartitionState
 from rta.store.audit import Audit
-from rta.store.commit import check_part, gaps, resumed
+from rta.store.commit import check_part, gaps, grown, resumed
 from rta.store.ledger import read_ledger
 from rta.store.model import Manifest
 from tests.store.memory import MemoryStore
@@ -79,3 +79,24 @@ def test_the_ledger_keeps_the_gap_and_calls_nothing_else_lost(world: World) -> N
     report = read_ledger(world.store, world.datasource).report()
     assert (report["lost"], report["duplicated"], report["mismatches"]) == (0, 0, [])
     assert [(gap["partition"], gap["records"]) for gap in report["gaps"]] == [(0, None)]
+
+
+def test_partitions_that_the_log_has_got_begin_where_they_begin(world: World) -> None:
+    newest = world.newest
+    more = {**ends(newest), 7: PartitionState("log7", 3, 9)}
+    following = grown(newest, more, world.generation, 5)
+    assert following.number == newest.number + 1
+    assert [e.partition for e in following.partitions] == [0, 1, 7]
+    assert [(e.to_offset, e.part) for e in following.partitions[:2]] == [
+        (e.to_offset, e.part) for e in newest.partitions
+    ]
+    added = following.partitions[2]
+    assert (added.log_incarnation, added.from_offset, added.to_offset, added.state) == ("log7", 3, 3, None)
+
+
+def test_a_log_with_fewer_partitions_can_not_be_gone_on_with(world: World) -> None:
+    states = ends(world.newest)
+    del states[1]
+    with pytest.raises(ConflictError, match="has no partition 1 any more") as caught:
+        gaps(world.newest, states, 5)
+    assert "at least 2 partitions" in str(caught.value.hint)

@@ -173,7 +173,7 @@ def test_topic_is_counted_exactly_once_whatever_is_killed_and_however_it_grows(p
     ledger = running.wait_committed("orders", sent)
     assert (ledger["lost"], ledger["duplicated"]) == (0, 0)
     assert plant.counted("orders") == (sent, total(sent))
-    by_tenant = running.rows(datasource="orders", time_range=RANGE, metrics=[COUNT], dimensions=["tenant"])
+    by_tenant = running.rows(datasource="orders", time_range=RANGE, metrics=[COUNT], group_by=["tenant"])
     assert [(row["tenant"], row["n"]) for row in by_tenant] == [("acme", sent)]
 
     rows = plant.stored("orders")
