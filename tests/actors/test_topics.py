@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from rta.actors.topics import Topics
 from rta.errors import NotFoundError, UnavailableError
 from rta.events.definition import parse_datasource
 from rta.events.schemas import Datasource
-from rta.log.base import PartitionState
+from rta.log.base import PartitionState, Record
 from tests.actors.test_housekeeper import NoLog
 
 
@@ -31,6 +32,12 @@ class Source:
 
     def starts(self, topic: str, start: str | int) -> dict[int, PartitionState]:
         return {p: s._replace(start=s.end if start == "latest" else s.start) for p, s in self.partitions(topic).items()}
+
+    def fetch(self, topic: str, offsets: Mapping[int, int], bytes_max: int) -> list[Record]:
+        raise AssertionError("the coordinator reads no records")
+
+    def wait(self, topic: str, offsets: Mapping[int, int], timeout_ms: int) -> bool:
+        raise AssertionError("the coordinator waits for no records")
 
     def close(self) -> None:
         return
