@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+
 from rta.events.batch import encode, split
 from rta.events.decode import Body, Edge, decode
 from rta.events.schemas import Datasource
@@ -60,7 +62,7 @@ def work_off(folder: Path, *, seed: int, rate: int, lag_minutes: float) -> Caugh
         plant.running.launch()
         plant.start_senders()
         found = _watched(plant, datasource.folder)
-        wait_for(lambda: plant.running.http.get("/readyz").status_code == 200, "it is ready", READY_S)
+        wait_for(plant.running.ready, "it is ready", READY_S)
         plant.settle()
         return found
     except BaseException:
@@ -88,7 +90,7 @@ def _folded(plant: Plant, folder: str) -> tuple[int, bool]:
     """Events that the running aggregators have folded, and whether they are at the end of the log."""
     try:
         answer = plant.running.http.get("/v1/status")
-    except OSError:
+    except httpx.TransportError:
         return 0, False
     if answer.status_code != 200:
         return 0, False

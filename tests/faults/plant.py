@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import httpx
 from deltalake import DeltaTable
@@ -38,6 +38,12 @@ PREFIX = "plant"
 ASIDE, ASIDE_EVENTS = "aside", 1000
 """A second datasource that answers whatever becomes of the first one."""
 EVER = "2000-01-01T00:00:00Z/2100-01-01T00:00:00Z"
+
+
+class _Stranger(NamedTuple):
+    """What came another way than from a sender."""
+
+    sent: int
 
 
 class Plant:
@@ -94,7 +100,8 @@ class Plant:
     def start_senders(self) -> None:
         first = self.stranger + 1
         self.senders = [SteadySender(self.running, first + k, self.rate // SENDERS) for k in range(SENDERS)]
-        self.watcher = Watcher(self.running, self.senders)
+        others = [_Stranger(events) for events in self.strangers.values()]
+        self.watcher = Watcher(self.running, [*self.senders, *others])
         for thread in (*self.senders, self.watcher):
             thread.start()
 
