@@ -2,8 +2,8 @@
 
 A process of Ray needs some three seconds from its start to the first event, nearly all of it for imports and kernels. Ray gives
 a new life of an actor to a worker that waits, if there is one that has never had a task; so one is kept. Ray has no call for
-that: a process is asked for, and the wish withdrawn while it starts. It is chosen by its process id in a file, and warms up
-(`rta.actors.warm`). Without it everything comes back as well, only later.
+that: a process is asked for, and the wish withdrawn while it starts. It is chosen by a file with its process id for a name,
+and warms up (`rta.actors.warm`). Without it everything comes back as well, only later.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 
-from rta.actors.warm import CHOSEN, IDLE
+from rta.actors.warm import IDLE, choice
 
 logger = logging.getLogger(__name__)
 EVERY_S = 1.0
@@ -69,10 +68,13 @@ class Spare:
 
     def _choose(self, waiting: Sequence[int]) -> None:
         """They are to be warm: all, because Ray says which one is taken. There is seldom more than one."""
-        path = os.environ.get(CHOSEN)
-        if path is not None and set(waiting) != self._chosen:
-            Path(path).write_text("".join(f"{pid}\n" for pid in waiting))
-            self._chosen = set(waiting)
+        for pid in set(waiting) - self._chosen:
+            file = choice(pid)
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            file.touch()
+        for pid in self._chosen - set(waiting):
+            choice(pid).unlink(missing_ok=True)
+        self._chosen = set(waiting)
 
     def _waiting(self) -> Sequence[int]:
         """Process ids of workers that no actor has, and of those that are being started."""

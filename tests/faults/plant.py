@@ -15,8 +15,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from rta.actors.crash import BY_FILE
 from rta.events.builtin import events_document
-from rta.store.catalog import Catalog
-from rta.store.objects import open_store
+from rta.store.objects import ObjectStore, open_store
 from tests.faults.oracle import cents, judge_table
 from tests.faults.senders import SteadySender, body_of
 from tests.services.clock import Clock
@@ -110,10 +109,10 @@ class Plant:
         """A number for events that come another way than from the senders."""
         return 1 + self.seed % 1_000_000 * (SENDERS + 1)
 
-    def catalog(self) -> Catalog:
-        """What is defined, read from the bucket."""
+    def store(self) -> ObjectStore:
+        """The bucket as rta's own modules read it, past the proxy."""
         os.environ.update(self.bucket.environment())
-        return Catalog(open_store(self.bucket.url(PREFIX)))
+        return open_store(self.bucket.url(PREFIX))
 
     @property
     def acknowledged(self) -> int:
