@@ -30,10 +30,12 @@ PATIENCE_S = 30.0
 STARTING = "default_worker.py"
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def _never_meant_to_run() -> None:
-    """The wish for a process. When it was not withdrawn in time, the worker has had a task, and no actor gets it: it ends."""
-    os._exit(0)
+@ray.remote(num_cpus=0, max_restarts=0)
+class _Wish:
+    """The wish for a process. It is not meant to begin; when it was not withdrawn in time, its process ends."""
+
+    def __init__(self) -> None:
+        os._exit(0)
 
 
 class Spare:
@@ -59,11 +61,12 @@ class Spare:
 
     def _start(self) -> bool:
         """Ask for a process and take the wish back once it is being started; false when that took too long."""
-        wish: Any = _never_meant_to_run.remote()
+        wished: Any = _Wish
+        wish = wished.remote()
         pause, deadline = threading.Event(), time.monotonic() + START_S
         while not self._waiting() and time.monotonic() < deadline:
             pause.wait(STEP_S)
-        ray.cancel(wish, force=False)
+        ray.kill(wish, no_restart=True)
         return bool(self._waiting())
 
     def _choose(self, waiting: Sequence[int]) -> None:
