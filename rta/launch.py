@@ -31,7 +31,6 @@ from rta.actors.links import CATCHING_UP, Site
 from rta.actors.logs import check_log
 from rta.actors.ownership import fleet_names
 from rta.actors.processes import Guard, guarded, start_ray
-from rta.actors.warm import CHOSEN
 from rta.config import Settings
 from rta.errors import AccessError, ConflictError, RtaError, UnavailableError
 from rta.log.kafka.settings import kafka_settings
@@ -215,8 +214,8 @@ def environment(settings: Settings) -> None:
         "RAY_prestart_worker_first_driver": "0",
         "RAY_num_workers_soft_limit": "32",
         "RAY_preload_python_modules": "rta.actors.warm",
-        CHOSEN: str(run / "spare"),
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),

@@ -2,8 +2,8 @@
 
 A process of Ray needs some three seconds from its start to the first event, nearly all of it for imports and kernels. Ray gives
 a new life of an actor to a worker that waits, if there is one that has never had a task; so one is kept. Ray has no call for
-that: a process is asked for, and the wish withdrawn while it starts. It is chosen by its process id in a file, and warms up
-(`rta.actors.warm`). Without it everything comes back as well, only later.
+that: a process is asked for, and the wish withdrawn while it starts. It is chosen by a file with its process id for a name,
+and warms up (`rta.actors.warm`). Without it everything comes back as well, only later.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 
-from rta.actors.warm import CHOSEN, IDLE
+from rta.actors.warm import IDLE, choice
 
 logger = logging.getLogger(__name__)
 EVERY_S = 1.0
@@ -31,10 +30,12 @@ PATIENCE_S = 30.0
 STARTING = "default_worker.py"
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def _never_meant_to_run() -> None:
-    """The wish for a process. When it was not withdrawn in time, the worker has had a task, and no actor gets it: it ends."""
-    os._exit(0)
+@ray.remote(num_cpus=0, max_restarts=0)
+class _Wish:
+    """The wish for a process. It is not meant to begin; when it was not withdrawn in time, its process ends."""
+
+    def __init__(self) -> None:
+        os._exit(0)
 
 
 class Spare:
@@ -60,19 +61,23 @@ class Spare:
 
     def _start(self) -> bool:
         """Ask for a process and take the wish back once it is being started; false when that took too long."""
-        wish: Any = _never_meant_to_run.remote()
+        wished: Any = _Wish
+        wish = wished.remote()
         pause, deadline = threading.Event(), time.monotonic() + START_S
         while not self._waiting() and time.monotonic() < deadline:
             pause.wait(STEP_S)
-        ray.cancel(wish, force=False)
+        ray.kill(wish, no_restart=True)
         return bool(self._waiting())
 
     def _choose(self, waiting: Sequence[int]) -> None:
         """They are to be warm: all, because Ray says which one is taken. There is seldom more than one."""
-        path = os.environ.get(CHOSEN)
-        if path is not None and set(waiting) != self._chosen:
-            Path(path).write_text("".join(f"{pid}\n" for pid in waiting))
-            self._chosen = set(waiting)
+        for pid in set(waiting) - self._chosen:
+            file = choice(pid)
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            file.touch()
+        for pid in self._chosen - set(waiting):
+            choice(pid).unlink(missing_ok=True)
+        self._chosen = set(waiting)
 
     def _waiting(self) -> Sequence[int]:
         """Process ids of workers that no actor has, and of those that are being started."""

@@ -1,6 +1,7 @@
 """Imported by every worker process of Ray as it starts: those that are chosen to wait warm up beside their waiting.
 
-Light by itself, because Serve's own processes import it too. Who is chosen stands in a file (`rta.actors.spare`).
+Light by itself, because Serve's own processes import it too. Who is chosen (`rta.actors.spare`) finds a file with its process id
+for a name: a process that has just been started knows nothing of the run that it belongs to.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import tempfile
 import threading
 from pathlib import Path
 
-CHOSEN = "_RTA_SPARE"
-"""In the environment of a run: the path of the file."""
 IDLE = "ray::IDLE"
 """What Ray calls a worker process, for `ps`, that no actor has."""
 LOOK_S = 0.5
@@ -26,22 +26,21 @@ def title() -> str:
     return Path("/proc/self/cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace").strip()
 
 
-def _wait_to_be_chosen(chosen: Path) -> None:
-    """Until an actor has this process, or it is the one that waits for the next actor."""
-    waiting = threading.Event()
+def choice(pid: int) -> Path:
+    """The file that says that this process is chosen; it takes the file away."""
+    return Path(tempfile.gettempdir()) / f"rta-{os.getuid()}-spare" / str(pid)
+
+
+def _wait_to_be_chosen() -> None:
+    """Until an actor has this process, or it is one that waits for the next actor."""
+    waiting, chosen = threading.Event(), choice(os.getpid())
     waiting.wait(LOOK_S)
     while title() == IDLE:
-        if str(os.getpid()) in _read(chosen).split():
+        if chosen.exists():
+            chosen.unlink(missing_ok=True)
             _warm_up()
             return
         waiting.wait(LOOK_S)
-
-
-def _read(chosen: Path) -> str:
-    try:
-        return chosen.read_text()
-    except OSError:
-        return ""
 
 
 def _warm_up() -> None:
@@ -55,8 +54,5 @@ def _warm_up() -> None:
         logger.exception("the waiting worker could not be warmed up; the actor that gets it does what is missing")
 
 
-if CHOSEN in os.environ and Path("/proc/self/cmdline").exists():
-    _thread = threading.Thread(
-        target=_wait_to_be_chosen, args=(Path(os.environ[CHOSEN]),), name="waits-to-be-chosen", daemon=True
-    )
-    _thread.start()
+if Path("/proc/self/cmdline").exists():
+    threading.Thread(target=_wait_to_be_chosen, name="waits-to-be-chosen", daemon=True).start()

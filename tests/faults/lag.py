@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,9 @@ from rta.events.schemas import Datasource
 from rta.log.base import Header, Outgoing
 from rta.log.kafka.settings import KafkaSettings
 from rta.log.kafka.writer import KafkaWriter
+from rta.store.catalog import Catalog
+from rta.store.manifests import ManifestLog
+from rta.store.model import Manifest
 from tests.faults.plant import Plant
 from tests.faults.senders import body_of
 from tests.system.running import READY_S, wait_for
@@ -23,12 +25,11 @@ BATCH = 20_000
 EDGE = 99
 """A process that no ingest replica is, in the headers of what is put into the log here."""
 TIMES_MIN = 5.0
-STEP_S = 0.2
 LIMIT_S = 3600.0
 
 
 class CaughtUp(NamedTuple):
-    """What was worked off, how long that took from the first event that was folded, and what arrived meanwhile per second."""
+    """Events that were folded until the lag was worked off, how long that took, and how many arrive per second."""
 
     events: int
     seconds: float
@@ -41,8 +42,8 @@ class CaughtUp(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.events} events worked off in {self.seconds:.1f} s, {self.events / self.seconds:.0f} events/s, "
-            f"{self.times:.1f} times the {self.arrival:.0f} events/s that arrived"
+            f"{self.events} events worked off in {self.seconds:.1f} s, {self.events / self.seconds:.0f} events/s: "
+            f"{self.times:.1f} times the {self.arrival:.0f} events/s that arrive"
         )
 
 
@@ -54,13 +55,17 @@ def work_off(folder: Path, *, seed: int, rate: int, lag_minutes: float) -> Caugh
         assert plant.running.stop() == 0
         behind = int(lag_minutes * 60 * rate) // BATCH * BATCH
         print(f"seed {seed}: {behind} events into the log while rta is away", flush=True)
-        datasource = plant.catalog().get("events")
+        datasource = Catalog(plant.store()).get("events")
         asyncio.run(_preload(plant.kafka.servers, datasource, plant.stranger, behind))
         plant.strangers[plant.stranger] = behind
+        manifests = ManifestLog(plant.store(), datasource.folder)
+        before = manifests.newest()
+        assert before is not None
         plant.running.launch()
         plant.start_senders()
-        found = _watched(plant, datasource.folder)
-        wait_for(lambda: plant.running.http.get("/readyz").status_code == 200, "it is ready", READY_S)
+        wait_for(lambda: _folded(manifests.newest()) >= _folded(before) + behind, "the lag is worked off", LIMIT_S)
+        found = _measured(manifests, before, behind, rate)
+        wait_for(plant.running.ready, "it is ready", READY_S)
         plant.settle()
         return found
     except BaseException:
@@ -70,31 +75,19 @@ def work_off(folder: Path, *, seed: int, rate: int, lag_minutes: float) -> Caugh
         plant.close()
 
 
-def _watched(plant: Plant, folder: str) -> CaughtUp:
-    """Until every share has read its log to the end for the first time."""
-    wait_for(lambda: _folded(plant, folder)[0] > 0, "events are folded", READY_S)
-    began, (first, _), sent = time.monotonic(), _folded(plant, folder), plant.acknowledged
-    pause = threading.Event()
-    while True:
-        events, caught_up = _folded(plant, folder)
-        seconds = time.monotonic() - began
-        if caught_up and seconds > 1:
-            return CaughtUp(events - first, seconds, max(1.0, (plant.acknowledged - sent) / seconds))
-        assert seconds < LIMIT_S, f"not caught up within {LIMIT_S:.0f} s"
-        pause.wait(STEP_S)
+def _folded(manifest: Manifest | None) -> int:
+    return 0 if manifest is None else sum(entry.folded for entry in manifest.partitions)
 
 
-def _folded(plant: Plant, folder: str) -> tuple[int, bool]:
-    """Events that the running aggregators have folded, and whether they are at the end of the log."""
-    try:
-        answer = plant.running.http.get("/v1/status")
-    except OSError:
-        return 0, False
-    if answer.status_code != 200:
-        return 0, False
-    shards = [actor["shards"].get(folder) for actor in answer.json()["actors"].values()]
-    known = [shard for shard in shards if shard is not None]
-    return sum(shard["events"] for shard in known), bool(known) and all(shard["caught_up"] for shard in shards if shard)
+def _measured(manifests: ManifestLog, before: Manifest, behind: int, rate: int) -> CaughtUp:
+    """By the manifests: from the one with which the new coordinator begins to the first one that holds what had been missed."""
+    newest = manifests.newest()
+    assert newest is not None
+    later = list(manifests.read(before.number + 1, newest.number))
+    began = next(manifest for manifest in later if manifest.coordinator > before.coordinator)
+    ended = next(manifest for manifest in later if _folded(manifest) >= _folded(before) + behind)
+    seconds = (ended.created_ms - began.created_ms) / 1000
+    return CaughtUp(_folded(ended) - _folded(began), seconds, rate)
 
 
 async def _preload(servers: str, datasource: Datasource, sender: int, events: int) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import httpx
 from deltalake import DeltaTable
@@ -15,8 +15,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from rta.actors.crash import BY_FILE
 from rta.events.builtin import events_document
-from rta.store.catalog import Catalog
-from rta.store.objects import open_store
+from rta.store.objects import ObjectStore, open_store
 from tests.faults.oracle import cents, judge_table
 from tests.faults.senders import SteadySender, body_of
 from tests.services.clock import Clock
@@ -39,6 +38,12 @@ PREFIX = "plant"
 ASIDE, ASIDE_EVENTS = "aside", 1000
 """A second datasource that answers whatever becomes of the first one."""
 EVER = "2000-01-01T00:00:00Z/2100-01-01T00:00:00Z"
+
+
+class _Stranger(NamedTuple):
+    """What came another way than from a sender."""
+
+    sent: int
 
 
 class Plant:
@@ -99,7 +104,8 @@ class Plant:
     def start_senders(self) -> None:
         first = self.stranger + 1
         self.senders = [SteadySender(self.running, first + k, self.rate // SENDERS) for k in range(SENDERS)]
-        self.watcher = Watcher(self.running, self.senders)
+        others = [_Stranger(events) for events in self.strangers.values()]
+        self.watcher = Watcher(self.running, [*self.senders, *others])
         for thread in (*self.senders, self.watcher):
             thread.start()
 
@@ -108,10 +114,10 @@ class Plant:
         """A number for events that come another way than from the senders."""
         return 1 + self.seed % 1_000_000 * (SENDERS + 1)
 
-    def catalog(self) -> Catalog:
-        """What is defined, read from the bucket."""
+    def store(self) -> ObjectStore:
+        """The bucket as rta's own modules read it, past the proxy."""
         os.environ.update(self.bucket.environment())
-        return Catalog(open_store(self.bucket.url(PREFIX)))
+        return open_store(self.bucket.url(PREFIX))
 
     @property
     def acknowledged(self) -> int:

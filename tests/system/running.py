@@ -66,7 +66,7 @@ class Running:
 
     def start(self) -> Running:
         self.launch()
-        wait_for(self._ready, f"'rta up' is ready (see {self.log})", READY_S)
+        wait_for(self.ready, f"'rta up' is ready (see {self.log})", READY_S)
         return self
 
     def launch(self) -> None:
@@ -81,7 +81,8 @@ class Running:
                 start_new_session=True,
             )
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Raises AssertionError when it has ended."""
         assert self.process is not None
         assert self.process.poll() is None, f"'rta up' ended: {self.log.read_text()[-3000:]}"
         try:
