@@ -50,6 +50,8 @@ class Meter:
 
     pid: int
     pss_bytes_max: int = 0
+    pss_at_peak: dict[str, int] = field(default_factory=dict)
+    """By title, when it was highest."""
     _seen: dict[Key, _Seen] = field(default_factory=dict)
     _ending: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -66,11 +68,14 @@ class Meter:
 
     def _watch(self) -> None:
         while not self._ending.wait(LOOK_S):
-            found = self._look()
-            self.pss_bytes_max = max(self.pss_bytes_max, sum(pss_bytes(process.pid) for process in found))
+            by_title: dict[str, int] = defaultdict(int)
+            for process in self._look():
+                by_title[_named(process)] += pss_bytes(process.pid)
+            if (size := sum(by_title.values())) > self.pss_bytes_max:
+                self.pss_bytes_max, self.pss_at_peak = size, dict(by_title)
 
     def reset_memory(self) -> None:
-        self.pss_bytes_max = 0
+        self.pss_bytes_max, self.pss_at_peak = 0, {}
 
     def memory_bytes(self) -> int:
         """Now."""
@@ -129,6 +134,13 @@ def _began(pid: int) -> float | None:
         return psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         return None
+
+
+def _named(process: psutil.Process) -> str:
+    try:
+        return _title(process)
+    except psutil.Error:
+        return ""
 
 
 def _title(process: psutil.Process) -> str:

@@ -17,7 +17,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ class Outcome:
     counted_cpu: Cpu
     committed_cpu: Cpu
     pss_bytes_max: int
+    pss_at_peak: Mapping[str, int]
     checked: str
 
     def line(self, name: str, peers: str) -> str:
@@ -94,11 +95,11 @@ class Bench:
         counted_s, counted = time.monotonic() - begun_s, self.meter.cpu().since(before)
         self.until_committed(name, shape.events)
         committed_s, committed = time.monotonic() - begun_s, self.meter.cpu().since(before)
-        peak = self.meter.pss_bytes_max
+        peak, at_peak = self.meter.pss_bytes_max, self.meter.pss_at_peak
         check_count(self.client, name, shape.events)
         checked = workload.check(self.client, name, pl.DataFrame(columns(shape.events, COMPARED)))
         self._remove(name)
-        return Outcome(shape.events, counted_s, committed_s, counted, committed, peak, checked)
+        return Outcome(shape.events, counted_s, committed_s, counted, committed, peak, at_peak, checked)
 
     def _write(self, name: str, workload: Workload, events: int) -> None:
         folder = self.client.status()["datasources"][name]["folder"]
@@ -226,6 +227,12 @@ def split(cpu: Cpu, by: float = 1.0, unit: str = "") -> str:
     return f"  CPU-s {unit}: {', '.join(shares)}, others {rest / by:.2g}"
 
 
+def memory(by_title: Mapping[str, int]) -> str:
+    """The largest shares of memory at its peak, by kind of process."""
+    largest = sorted(by_title.items(), key=lambda item: -item[1])[:SHOWN]
+    return "  GB PSS at the peak: " + ", ".join(f"{t.removeprefix('ray::')} {size / 1e9:.2f}" for t, size in largest)
+
+
 def measure(section: str, broker: Kafka, options: argparse.Namespace) -> Iterator[str]:
     own = options.format == "own"
     with running(None, log=broker.url, aggregators=AGGREGATORS, partitions=PARTITIONS, epoch=EPOCH) as system:
@@ -255,6 +262,7 @@ def throughput(bench: Bench, section: str, shape: Shape, topic: str | None, repe
         outcome = bench.run(workload, shape, topic)
         yield outcome.line(f"{section} {kind}", workload.peers if turn == 0 else "")
         yield split(outcome.committed_cpu)
+        yield memory(outcome.pss_at_peak)
         yield f"  {outcome.checked}"
 
 

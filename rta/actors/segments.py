@@ -20,8 +20,9 @@ from rta.stream.model import Increment
 
 MergePartials = Callable[[str, Sequence[pl.DataFrame]], pl.DataFrame]
 """(rollup name, partials) -> one partial."""
-COMMITTED_ROWS_MAX = 2_000_000
-"""Raw rows of committed segments that are kept for queries that still read an older view."""
+COMMITTED_BYTES_MAX = 64 << 20
+"""Raw rows of committed segments that are kept for queries that still read an older view; one that comes too late takes a
+newer one."""
 COMMITTED_REJECTED_BYTES_MAX = 64 << 20
 """The same for rejected rows, which hold whole events."""
 
@@ -40,6 +41,10 @@ class Segment:
     @property
     def rows(self) -> int:
         return sum(c.rows.num_rows for c in self.chunks)
+
+    @property
+    def rows_bytes(self) -> int:
+        return sum(c.rows.nbytes for c in self.chunks)
 
     @property
     def rejected_bytes(self) -> int:
@@ -89,13 +94,13 @@ class HotSegments:
     def forget(self, now_ms: int, grace_ms: int) -> None:
         """Drop committed segments whose grace is over, or beyond the rows that are kept."""
         with self._lock:
-            rows = rejected_bytes = 0
+            rows_bytes = rejected_bytes = 0
             kept: list[Segment] = []
             for segment in reversed(self._segments):
                 if segment.committed_ms is not None:
-                    rows += segment.rows
+                    rows_bytes += segment.rows_bytes
                     rejected_bytes += segment.rejected_bytes
-                    full = rows > COMMITTED_ROWS_MAX or rejected_bytes > COMMITTED_REJECTED_BYTES_MAX
+                    full = rows_bytes > COMMITTED_BYTES_MAX or rejected_bytes > COMMITTED_REJECTED_BYTES_MAX
                     if full or now_ms - segment.committed_ms > grace_ms:
                         continue
                 kept.append(segment)

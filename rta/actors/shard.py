@@ -42,6 +42,8 @@ RESCUE_S = 10.0
 AWAY_S = 0.25
 """Pause between two tries while the log is out of reach."""
 CHUNKS_MAX = 4096
+RAW_BYTES = 96 << 20
+"""Raw rows in memory that end an epoch as early as its events do: they are held once more while they are written."""
 REJECTED_BYTES = 32 << 20
 """Rejected rows, which hold whole events, end an epoch as early as its events do."""
 OVERFULL = 2
@@ -286,7 +288,11 @@ class Shard:
     def _filled(self, life: _Life) -> float:
         """How full the open epoch is; 1 is its usual size."""
         fold: Fold = life.load.fold
-        return max(fold.events_in_epoch / self._site.epoch_events, fold.rejected_bytes_in_epoch / REJECTED_BYTES)
+        return max(
+            fold.events_in_epoch / self._site.epoch_events,
+            fold.bytes_in_epoch / RAW_BYTES,
+            fold.rejected_bytes_in_epoch / REJECTED_BYTES,
+        )
 
     def _end_epoch(self, life: _Life) -> None:
         if not life.segments.open.chunks:

@@ -96,7 +96,7 @@ class Fold:
 
     @property
     def bytes_in_epoch(self) -> int:
-        """Bytes of memory of those rows that were not duplicates."""
+        """Bytes of memory of the raw rows since the epoch began; 0 where none are kept."""
         return self._bytes
 
     @property
@@ -150,7 +150,7 @@ class Fold:
         accepted = Accepted(Columns(kept), partition)
         self._advance(batches, accepted)
         self._events += rows.num_rows
-        self._bytes += kept.nbytes
+        self._bytes += kept.nbytes if self._unwritten.raw is not None else 0
         to_offsets = {b.partition: b.offset + 1 for b in batches}
         increment = self._increment(to_offsets, accepted, rows.num_rows - kept.num_rows, self._reject(batches))
         if self._unwritten.raw is not None:
