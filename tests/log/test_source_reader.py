@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from rta.errors import LogGapError, NotFoundError
 from rta.log.kafka.batches import Unpacker
@@ -32,7 +33,7 @@ def broker() -> Iterator[Kafka]:
     kafka.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def admin(broker: Kafka) -> Iterator[KafkaAdminClient]:
     with closing(KafkaAdminClient(bootstrap_servers=broker.servers)) as client:
         yield client
@@ -67,9 +68,23 @@ def is_there(reader: SourceReader, topic: str, partitions: int) -> bool:
 def make(admin: KafkaAdminClient, reader: SourceReader, name: str, partitions: int, **configs: str) -> str:
     """A topic that the broker knows by now."""
     configured = {key.replace("_", "."): value for key, value in configs.items()}
-    admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configured)])
+    wanted = NewTopic(name, partitions, 1, topic_configs=configured)
+    until(lambda: is_made(admin, wanted), f"topic '{name}' is made")
     until(lambda: is_there(reader, name, partitions), f"topic '{name}' is there")
     return name
+
+
+def is_made(admin: KafkaAdminClient, wanted: NewTopic) -> bool:
+    """A broker that was started again may not take it at once; one that said nothing may have made it."""
+    try:
+        admin.create_topics([wanted])
+    except TopicAlreadyExistsError:
+        return True
+    except KafkaError as error:
+        if error.retriable:
+            return False
+        raise
+    return True
 
 
 def producer(broker: Kafka, **options: Any) -> KafkaProducer:

@@ -176,6 +176,8 @@ def test_topic_is_counted_exactly_once_whatever_is_killed_and_however_it_grows(p
     by_tenant = running.rows(datasource="orders", time_range=RANGE, metrics=[COUNT], group_by=["tenant"])
     assert [(row["tenant"], row["n"]) for row in by_tenant] == [("acme", sent)]
 
+    # Tables follow the manifests; few rows of one date wait some epochs for company.
+    wait_for(lambda: plant.stored("orders").num_rows >= sent, "the table has everything", 60)
     rows = plant.stored("orders")
     places = set(zip(rows["__id_hi"].to_pylist(), rows["__id_lo"].to_pylist(), strict=True))
     assert rows.num_rows == len(places) == sent
