@@ -231,6 +231,9 @@ def environment(settings: Settings) -> None:
         "OPENBLAS_NUM_THREADS": "1",
         "NUMBA_CACHE_DIR": str(_kernel_cache(settings)),
         "MALLOC_ARENA_MAX": "2",
+        # Arrow's own allocator kept a third more memory and took more CPU; polars' gives back what it has not used for a while.
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "_RJEM_MALLOC_CONF": "background_thread:true,dirty_decay_ms:200,muzzy_decay_ms:200",
         "AWS_ALLOW_HTTP": "true",
     }
     haproxy = haproxy_program(settings)

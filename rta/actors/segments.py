@@ -20,7 +20,7 @@ from rta.stream.model import Increment
 
 MergePartials = Callable[[str, Sequence[pl.DataFrame]], pl.DataFrame]
 """(rollup name, partials) -> one partial."""
-COMMITTED_BYTES_MAX = 64 << 20
+COMMITTED_BYTES_MAX = 32 << 20
 """Raw rows of committed segments that are kept for queries that still read an older view; one that comes too late takes a
 newer one."""
 COMMITTED_REJECTED_BYTES_MAX = 64 << 20

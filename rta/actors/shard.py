@@ -42,7 +42,7 @@ RESCUE_S = 10.0
 AWAY_S = 0.25
 """Pause between two tries while the log is out of reach."""
 CHUNKS_MAX = 4096
-RAW_BYTES = 96 << 20
+RAW_BYTES = 64 << 20
 """Raw rows in memory that end an epoch as early as its events do: they are held once more while they are written."""
 REJECTED_BYTES = 32 << 20
 """Rejected rows, which hold whole events, end an epoch as early as its events do."""
