@@ -315,7 +315,7 @@ def test_a_damaged_state_stops_the_shard_with_its_name_and_nothing_else_until_it
     assert again.delta(None) is None
     bench.store.put(key, whole)
     wait_for(lambda: again.status().offsets.get(0) == 50, "it goes on")
-    assert again.alarm is None
+    wait_for(lambda: again.alarm is None, "the alarm is over")
     again.stop(flush_s=10)
     bench.committer.stop()
     assert bench.deaths == []
@@ -333,6 +333,6 @@ def test_a_damaged_record_stops_the_share_after_what_is_in_front_of_it_and_ends_
         assert bench.delta() is None
         bench.log.damaged_at = None
         wait_for(lambda: bench.shard.status().offsets.get(0) == 100, "it goes on")
-        assert bench.shard.alarm is None
+        wait_for(lambda: bench.shard.alarm is None, "the alarm is over")
         assert not bench.deaths
     assert sorted(bench.stored_ids()) == sorted(f"id{k}" for k in range(100 * EVENTS))
