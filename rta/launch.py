@@ -461,7 +461,13 @@ def _hold_up(stop: threading.Event, fleet: Fleet | None, guard: Guard, lease: Le
 
     Only Ray's node itself is started again by nobody: without it, this process ends with 1 for whoever looks after it.
     """
+    from rta.actors.clock import ClockWatch, restart_controller
+
+    clock = ClockWatch()
     while not stop.wait(0.5):
+        if back_s := clock.stepped_back_s():
+            say(f"rta: the clock was set back by {back_s:,.0f} s; Serve's controller starts anew")
+            restart_controller()
         lost = guard.node_lost()
         if lost is not None:
             say(f"error: Ray's node is gone: {lost}\nhint: start again; nothing that was acknowledged is lost")

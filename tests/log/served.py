@@ -139,4 +139,12 @@ def run(work: Coroutine[None, None, T]) -> T:
 
 def disk_bytes(folder: Path) -> int:
     """As `du` counts."""
-    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+    return sum(_blocks(path) for path in folder.rglob("*"))
+
+
+def _blocks(path: Path) -> int:
+    """0 for a file that its owner has removed meanwhile: SQLite's own come and go."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
