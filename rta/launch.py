@@ -404,7 +404,7 @@ def _prepare_store(settings: Settings, site: Site, stop: threading.Event) -> Lea
             partitions = partitions_of(complete, settings.partitions, lambda source: source_partitions(site, source))
             catalog.create(complete, partitions)
         elif document in settings.datasources:
-            catalog.update(str(name), document)
+            catalog.update(str(name), {**defaults, **document})
     return lease
 
 

@@ -78,7 +78,7 @@ class SourceArrivals:
         try:
             for batch in itertools.chain.from_iterable(map(self._batches, records)):
                 gathered.append(batch)
-                size += batch.rows.nbytes
+                size += batch.rows.nbytes + (0 if batch.rejected is None else batch.rejected.nbytes)
                 if size >= ROWS_BYTES:
                     yield gathered
                     gathered, size = [], 0

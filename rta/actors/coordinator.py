@@ -28,7 +28,7 @@ from rta.actors.watch import Watch
 from rta.errors import BadRequestError, FencedError, NotFoundError, RtaError, UnavailableError
 from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin, LogReader
-from rta.store.catalog import Catalog
+from rta.store.catalog import Catalog, CatalogState
 from rta.store.commit import gaps, genesis, grown, next_manifest, resumed
 from rta.store.lease import RENEW_S, Lease
 from rta.store.manifests import ManifestLog
@@ -38,6 +38,8 @@ from rta.stream.watermark import combine
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.25
+ASK_AGAIN_S = 1.0
+"""How often topics are looked at that could not be read."""
 SETTLE_S = 10.0
 """So long the owners of a datasource that was made or changed have to take it up."""
 REPORTS_KEPT_MS = 15_000
@@ -91,6 +93,7 @@ class Coordinator:
         self._was_ready = False
         self._catalog_version = -1
         self._waits: dict[str, str] = {}
+        self._ask_again = 0.0
         self._spread = threading.Event()
         self._reconciling = threading.Lock()
         self._started_ms = _now_ms()
@@ -152,23 +155,32 @@ class Coordinator:
                 logger.info("the topic of %s has %d partitions now", datasource.name, count)
                 self._catalog.grow(datasource.name, count)
                 state = self._catalog.read()
-            if state.version == self._catalog_version and not self._spread.is_set():
-                return state.version
-            self._spread.clear()
-            ensured = [self._ensured(datasource) for datasource in state.datasources.values()]
-            before, self._datasources = self._datasources, dict(state.datasources)
-            changed = [d.folder for name, d in state.datasources.items() if before.get(name) != d]
-            if self._was_ready:
-                self._settling.update(dict.fromkeys(changed, time.monotonic() + SETTLE_S))
-            partitions = {d.folder: d.partitions for d in state.datasources.values()}
-            self._ownership.assign(partitions, state.version)
-            self._housekeeper.set_datasources(list(state.datasources.values()), state.dropped)
-            self._log_watch.follow(list(state.datasources.values()))
-            if all(ensured):
+            news = state.version != self._catalog_version or self._spread.is_set()
+            if news or (self._waits and time.monotonic() >= self._ask_again):
+                self._spread.clear()
+                try:
+                    self._bring_in_line(state, news)
+                except BaseException:
+                    self._spread.set()
+                    raise
                 self._catalog_version = state.version
-            else:
-                self._spread.set()
             return state.version
+
+    def _bring_in_line(self, state: CatalogState, news: bool) -> None:
+        """Without `news` only what waits is looked at: what is there already costs requests to find again."""
+        self._ask_again = time.monotonic() + ASK_AGAIN_S
+        datasources = list(state.datasources.values())
+        for datasource in datasources:
+            if news or datasource.folder in self._waits:
+                self._ensure_or_wait(datasource)
+        self._waits = {d.folder: self._waits[d.folder] for d in datasources if d.folder in self._waits}
+        before, self._datasources = self._datasources, dict(state.datasources)
+        changed = [d.folder for name, d in state.datasources.items() if before.get(name) != d]
+        if self._was_ready:
+            self._settling.update(dict.fromkeys(changed, time.monotonic() + SETTLE_S))
+        self._ownership.assign({d.folder: d.partitions for d in datasources}, state.version)
+        self._housekeeper.set_datasources(datasources, state.dropped)
+        self._log_watch.follow(datasources)
 
     def scale(self, count: int) -> dict[str, Any]:
         """So many aggregators from now on. Raises BadRequestError."""
@@ -208,8 +220,8 @@ class Coordinator:
         described = [{**msgspec.to_builtins(gap), "records": gap.records} for gap in found]
         return {"datasource": name, "gaps": described, "resumed": bool(found and accept_loss)}
 
-    def _ensured(self, datasource: Datasource) -> bool:
-        """Whether it has all that it needs. Another producer's topic that can't be read holds up nobody else."""
+    def _ensure_or_wait(self, datasource: Datasource) -> None:
+        """Another producer's topic that can't be read holds up nobody else; it is looked at again."""
         try:
             self._ensure(datasource)
         except (NotFoundError, UnavailableError) as error:
@@ -218,9 +230,8 @@ class Coordinator:
             if self._waits.get(datasource.folder) != error.message:
                 logger.warning("%s waits for its topic: %s", datasource.name, error)
             self._waits[datasource.folder] = error.message
-            return False
-        self._waits.pop(datasource.folder, None)
-        return True
+        else:
+            self._waits.pop(datasource.folder, None)
 
     def _ensure(self, datasource: Datasource) -> None:
         """A topic and a first manifest, whichever of them is missing; for one that is there, a fence.

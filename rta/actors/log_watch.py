@@ -144,7 +144,8 @@ class LogWatch:
                 self._look(self._reader_of(datasource, reader), datasource, newest)
             except RtaError as error:
                 reason = str(error)[:MESSAGE_MAX]
-                break
+                if datasource.source is None:
+                    break  # the same brokers would keep the round waiting for each of the others
         self._forget({datasource.folder for datasource, _ in looked_at})
         self._reason = reason
 

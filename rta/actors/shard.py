@@ -271,11 +271,19 @@ class Shard:
         self._read_through_ms = {**self._read_through_ms, **through}
 
     def _fold(self, life: _Life, records: Sequence[Record]) -> None:
+        """Fold what a fetch brought; the rest of it is left when this load ends on the way.
+
+        What is packed well becomes many times what was fetched, so epochs may have to end in between.
+        """
         for batches in life.load.arrivals.batches(records):
             increment = life.load.fold.fold(batches)
             life.segments.append(increment)
             self._events += increment.rows.num_rows
             self._duplicates += increment.duplicates
+            if self._filled(life) >= 1 and (self._take_runs(life, 0.0) or self._overfull(life)):
+                self._end_epoch(life)
+            if self._stop.is_set() or self._reload_reason is not None:
+                return
 
     def _due(self, life: _Life, age_s: float) -> bool:
         full = self._filled(life) >= 1 or len(life.segments.open.chunks) >= CHUNKS_MAX

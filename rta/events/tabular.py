@@ -49,7 +49,7 @@ def read_arrow(data: bytes, schema: pa.Schema, rules: Judge, limits: Limits, kee
     try:
         wanted = None if keeps_rest else _wanted(rules.datasource)
         return _rows(_read_stream(data, limits, wanted), schema, rules, limits, keeps_rest)
-    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+    except (pa.ArrowException, ValueError, ArithmeticError, OSError) as error:
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise BadRequestError(f"reading the Arrow body: {text}", "send a complete Arrow IPC stream") from error
 
@@ -185,7 +185,20 @@ def _flat(name: str, column: pa.ChunkedArray, bytes_max: int) -> pa.Array:
                 f"reading the Arrow body: '{name}' has {size:,} bytes of text, at most {bytes_max:,} are taken",
                 "send it in several requests",
             )
-    return flat.dictionary_decode() if pa.types.is_dictionary(flat.type) else pc.cast(flat, pa.string())
+    plain = flat.dictionary_decode() if pa.types.is_dictionary(flat.type) else flat
+    return pc.cast(_without_hidden(plain), pa.string()) if pa.types.is_string_view(kind) else plain
+
+
+def _without_hidden(texts: pa.Array) -> pa.Array:
+    """Views with nothing behind their nulls: Arrow does not check what stands there, and a length below 0 ends the process
+    in a cast."""
+    if not texts.null_count:
+        return texts
+    validity, views, *data = texts.buffers()
+    checked = np.frombuffer(views, np.int32).reshape(-1, 4).copy()
+    checked[texts.offset : texts.offset + len(texts)][texts.is_null().to_numpy(zero_copy_only=False)] = 0
+    buffers = [validity, pa.py_buffer(checked), *data]
+    return pa.Array.from_buffers(texts.type, len(texts), buffers, offset=texts.offset)
 
 
 def _text_bytes(flat: pa.Array) -> int:

@@ -206,7 +206,7 @@ def put_metadata(buf: Bytes, field: npt.NDArray[np.int64], wants: tuple[int, boo
         elif member == _AT:
             at = put_integer(out, at, field[_OFFSET])
         elif member == _WHEN:
-            at = put_integer(out, at, field[_TIME_MS])
+            at = word(out, at, _NULL) if field[_TIME_MS] < 0 else put_integer(out, at, field[_TIME_MS])
         elif member == _KEYED:
             at = put_nullable(out, at, buf, field[_KEY], field[_KEY_BYTES])
         else:

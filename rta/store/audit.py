@@ -56,7 +56,7 @@ class AuditState(msgspec.Struct):
 
     through: int = -1
     counted: bool = True
-    """False where the datasource keeps no raw table: there is nothing to count."""
+    """False where the datasource keeps no raw table, or kept none for a while: there is nothing to count."""
     partitions: dict[int, Tally] = msgspec.field(default_factory=dict)
     lost: int = 0
     duplicated: int = 0
@@ -75,6 +75,7 @@ class Audit:
         self._store = store
         self._datasource = datasource
         self._folder = datasource.folder
+        self._keeps_raw = datasource.retention.events_ms is not None
         self._state: AuditState | None = None
 
     @property
@@ -90,8 +91,10 @@ class Audit:
         return self.state.through
 
     def redefine(self, datasource: Datasource) -> None:
-        """The definition has a new version."""
+        """The definition has a new version. Where it ends the raw table, counting ends for good: what comes from here on is
+        in no file, and what waits in the state will be in none."""
         self._datasource = datasource
+        self._keeps_raw = self._keeps_raw and datasource.retention.events_ms is not None
 
     def ledger(
         self, time_range_ms: tuple[int, int] | None = None, log_ends: dict[int, int] | None = None
@@ -108,6 +111,7 @@ class Audit:
             CorruptFileError: a raw file that a manifest names can't be read; the audit stays before that manifest.
         """
         state = self.state
+        state.counted = state.counted and self._keeps_raw
         last = min(through, state.through + limit)
         if state.through >= last:
             return state

@@ -71,6 +71,16 @@ def test_much_comes_in_parts_whose_offsets_follow_each_other(monkeypatch: pytest
         assert part.rows["n"].to_pylist() == list(range(before + 1, part.offset + 1))
 
 
+def test_refused_events_take_room_like_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rta.actors.arrivals.ROWS_BYTES", 10_000)
+    monkeypatch.setattr("rta.log.kafka.batches.UNPACKED_BYTES", 5_000)
+    made = [Batch(50 * n, tuple(Made(i, b"x" * 100) for i in range(50)), ZSTD) for n in range(20)]
+    parts = arrived(chunks(*made))
+    sizes = [sum(b.rejected.nbytes for b in part if b.rejected is not None) for part in parts]
+    assert sum(b.events for part in parts for b in part) == 1_000
+    assert max(sizes) < 50_000
+
+
 def test_offsets_without_records_are_covered() -> None:
     [[batch]] = arrived(chunks(Batch(5, (), last_delta=4)))
     assert (batch.offset, batch.events, batch.rows.num_rows, batch.id_sum) == (9, 0, 0, 0)

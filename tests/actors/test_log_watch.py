@@ -14,7 +14,10 @@ from rta.actors.log_watch import LogWatch, PendingGap
 from rta.errors import NotFoundError, UnavailableError
 from rta.log.base import Header, PartitionState, Record
 from rta.log.kafka.settings import KafkaSettings
+from rta.store.commit import genesis
 from tests.actors.test_aggregator import made_up_site
+from tests.events.made_records import reading
+from tests.events.test_records import PLAIN
 from tests.store.memory import MemoryStore
 from tests.store.world import World
 
@@ -156,6 +159,24 @@ def test_while_the_brokers_are_away_the_reason_is_said_and_what_was_seen_last_ho
     bench.log.away = False
     bench.look()
     assert bench.watch.stats()["alive"]
+
+
+def test_a_topic_of_other_producers_that_can_not_be_read_keeps_nobody_from_being_looked_at(bench: Bench) -> None:
+    foreign = MadeUpLog()
+    foreign.away = True
+    source = reading(PLAIN)
+    watch = LogWatch(bench.watch._site, lambda: bench.log, dict, lambda: foreign)
+    watch.follow([source, bench.world.datasource])
+    partitions = {p: PartitionState("x", 0, 0) for p in range(source.partitions)}
+    watch.committed(genesis(source, partitions, 1, 0))
+    watch.committed(bench.world.newest)
+    bench.change(0, end=bench.committed[0] + 60)
+    watch.look(bench.log)
+    assert bench.folder in watch.full()
+    assert "no broker answers" in watch.stats()["reason"]
+    bench.change(0, end=bench.committed[0])
+    watch.look(bench.log)
+    assert watch.full() == {}
 
 
 def test_a_datasource_that_was_dropped_is_forgotten(bench: Bench) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from rta.actors.arrivals import OwnArrivals
 from rta.actors.committer import Committer
 from rta.actors.crash import CrashPoints
 from rta.actors.links import Site
@@ -24,6 +25,7 @@ from rta.store.catalog import Assignments
 from rta.store.layout import table_file, within
 from rta.store.model import Part
 from rta.store.objects import LocalStore
+from rta.stream.model import BatchArrived
 from tests.store.world import World
 
 EVENTS = 5
@@ -207,6 +209,35 @@ def test_the_fold_waits_when_commits_do_not_keep_up(tmp_path: Path) -> None:
         released.set()
         wait_for(lambda: bench.shard.status().offsets.get(0) == 400, "everything is folded")
     assert sorted(bench.stored_ids()) == sorted(f"id{k}" for k in range(400 * EVENTS))
+
+
+class OneByOne(OwnArrivals):
+    """Every record is as much as fits into memory."""
+
+    def batches(self, records: Sequence[Record]) -> Iterator[list[BatchArrived]]:
+        for record in records:
+            yield from super().batches([record])
+
+
+def test_an_epoch_ends_while_a_fetch_is_folded_that_becomes_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "rta.actors.load.arrivals_of", lambda datasource, incarnations, event_bytes: OneByOne(datasource)
+    )
+    epoch_events = 100
+    sizes: list[int] = []
+    bench = Bench(tmp_path, records=200, epoch_ms=60_000, epoch_events=epoch_events)
+    bench.link.before = lambda part: sizes.append(sum(p.to_offset - p.from_offset for p in part.partitions))
+    wait_for(lambda: bench.log._end() == 200, "everything is there for the first fetch")
+    bench.committer.start()
+    bench.shard.start()
+    wait_for(lambda: bench.shard.status().offsets.get(0) == 200, "everything is folded")
+    bench.shard.stop(flush_s=10)
+    bench.committer.stop()
+    assert bench.deaths == []
+    assert max(sizes) <= OVERFULL * epoch_events / EVENTS + 1
+    assert sorted(bench.stored_ids()) == sorted(f"id{k}" for k in range(200 * EVENTS))
 
 
 def test_a_refused_part_throws_the_load_away_and_everything_is_folded_again_once(tmp_path: Path) -> None:

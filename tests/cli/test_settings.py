@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 
 from rta.config import Settings, load_settings
 from rta.errors import ConfigError
+from rta.launch import _prepare_store, site_of
 from rta.log.kafka.settings import kafka_settings
+from rta.store.catalog import Catalog
+from rta.store.objects import open_store
 from rta.store.redis_settings import redis_settings
 
 
@@ -161,3 +165,16 @@ def test_files_that_would_have_no_effect_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             load(tmp_path, f"kafka: {text}")
+
+
+def test_a_configured_datasource_keeps_the_dedup_window_of_the_settings_at_the_next_start(tmp_path: Path) -> None:
+    text = "{dedup_window: 1h, datasources: [{name: shop, time: t}]}"
+    settings = load(tmp_path, text, {"RTA_DATA_DIR": str(tmp_path / "data")})
+    site = site_of(settings)
+    versions = []
+    for _ in range(2):
+        _prepare_store(settings, site, threading.Event())
+        shop = Catalog(open_store(site.store)).get("shop")
+        assert shop.dedup_window_ms == 3_600_000
+        versions.append(shop.version)
+    assert versions[0] == versions[1]

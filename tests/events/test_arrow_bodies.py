@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -250,6 +251,23 @@ def test_views_and_maps_are_read() -> None:
     )
     assert row["id"] == "a"
     assert row["__rest"] == {"m": [["k", 1]], "raw": "bytes"}
+
+
+def test_what_a_null_hides_is_not_followed() -> None:
+    """Arrow checks no view behind a null, and a length below 0 there ended the process in a cast."""
+    validity, views, text = pa.array(["a", None, "x" * 20], pa.string_view()).buffers()
+    hidden = np.frombuffer(views, np.int32).reshape(-1, 4).copy()
+    hidden[1] = [-1 << 24, 0, 0, 0]
+    column = pa.Array.from_buffers(pa.string_view(), 3, [validity, pa.py_buffer(hidden), text])
+    rows = arrow_rows(SOURCE, id=["a", "b", "c"], t=[0, 0, 0], x=column)
+    assert [row["__rest"] for row in rows] == [{"x": "a"}, None, {"x": "x" * 20}]
+
+
+def test_decimal_of_a_scale_that_no_number_has_is_a_bad_request() -> None:
+    kind = pa.decimal128(20, -1_000_000_000)
+    odd = pa.Array.from_buffers(kind, 1, [None, pa.py_buffer((15).to_bytes(16, "little"))])
+    outcome = run(SOURCE, stream(pa.table({"id": ["a"], "t": [0], "odd": odd}))).outcomes[0]
+    assert isinstance(outcome.error, BadRequestError)
 
 
 def test_times_beyond_every_calendar_cost_their_row() -> None:

@@ -204,6 +204,13 @@ def test_key_headers_place_and_time_become_columns() -> None:
     assert (row["offset"], row["partition"], row["s"]) == (105, PARTITION, "v")
 
 
+def test_record_that_its_producer_gave_no_time_is_none_of_1969() -> None:
+    datasource = reading({"name": "timed", "time": "__kafka.timestamp", "columns": {"n": "long"}})
+    found = decoded(datasource, [Made(0, b'{"n": 1}'), Made(1, b'{"n": 2}', later_ms=-NOW_MS - 1)])
+    assert found.column("n") == [1]
+    assert found.reasons() == [("missing_field", "__kafka.timestamp is required")]
+
+
 def test_what_is_not_there_is_null() -> None:
     row = around(None, (b"tenant", None))
     assert (row["key"], row["tenant"], row["dotted"]) == (None, None, None)

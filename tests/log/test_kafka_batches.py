@@ -447,3 +447,10 @@ def test_unpacker_is_used_again_without_traces(batches: list[Batch]) -> None:
         chunks = read_chunks(WHERE, 3, 0, content, (), NOW_MS)
         reads.append([r for c in chunks for records, _ in unpacker.unpack(WHERE, c) for r in records_of(records)])
     assert reads[0] == reads[1] == expected(batches)
+
+
+def test_the_brokers_time_is_taken_as_it_is() -> None:
+    """Also while the reader's clock is behind: good events would lie in the future."""
+    stamped = Batch(0, (Made(0, b"a"),), attributes=APPEND_TIME, max_ms=NOW_MS + 3_600_000)
+    [chunk] = read_chunks(WHERE, 3, 0, joined([stamped]), (), NOW_MS)
+    assert chunk.append_time_ms == NOW_MS + 3_600_000

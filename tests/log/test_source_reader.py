@@ -279,3 +279,18 @@ def test_partitions_that_are_added_are_seen(
     assert {p: now[p].incarnation for p in before} == {p: s.incarnation for p, s in before.items()}
     put(broker, topic, b"new", partition=2)
     assert [r.value for r in read_on(reader, topic, {0: 0, 1: 0, 2: 0}, 1)] == [b"new"]
+
+
+def test_a_partition_that_is_far_behind_keeps_none_of_the_others_waiting(
+    broker: Kafka, admin: KafkaAdminClient, reader: SourceReader
+) -> None:
+    topic = make(admin, reader, f"foreign-{next(_numbers)}", 3)
+    for partition in range(3):
+        put(broker, topic, *([b"x" * 200_000] * 10), partition=partition, batch_size=1)
+    offsets = dict.fromkeys(range(3), 0)
+    seen: list[int] = []
+    while len(seen) < 6:
+        for chunk in reader.fetch(topic, offsets, 400_000):
+            offsets[chunk.partition] = chunk.offset + 1
+            seen.append(chunk.partition)
+    assert set(seen) == {0, 1, 2}

@@ -95,6 +95,26 @@ def test_dropped_and_buffered_events_are_accounted_for(world: World) -> None:
     assert report["stages"]["logged"] == 53 == report["stages"]["committed"] + 10 + 3
 
 
+def without_raw_rows(world: World) -> None:
+    part = world.part(40)
+    world.commit(altered(part, files=tuple(file for file in part.files if file.table != EVENTS)))
+
+
+def test_nothing_is_lost_where_the_raw_table_was_given_up(world: World) -> None:
+    world.epochs(2, rows=10)
+    audit = Audit(world.store, world.datasource)
+    audit.advance(world.manifests, world.newest.number)
+    world.datasource = shop(version=1, retention={"events": None})
+    audit.redefine(world.datasource)
+    without_raw_rows(world)
+    audit.advance(world.manifests, world.newest.number)
+    without_raw_rows(world)
+    state = audited(world)
+    assert (state.lost, state.duplicated, state.mismatches) == (0, 0, [])
+    report = Audit(world.store, world.datasource).ledger()
+    assert (report["lost"], report["stages"]["folded"], report["stages"]["committed"]) == (0, 100, 100)
+
+
 def test_line_that_does_not_add_up_is_a_mismatch_of_its_minute(world: World) -> None:
     part = world.part(40)
     line = part.ledger[0]

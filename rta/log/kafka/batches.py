@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
     Args:
         offset: The last offset that they cover, whether a record has it or not.
         from_offset: Records before it were read already.
-        append_time_ms: The latest of the batches' times, but not after they were fetched.
+        append_time_ms: The latest of the batches' times; one that a producer set is not after they were fetched.
         batches: As `framing.walk_batches` finds them in `payload`, only those that count.
     """
 
@@ -96,9 +96,10 @@ def read_chunks(
 
 def _time_ms(found: Longs, now_ms: int) -> int:
     """The latest time of the batches. Producers set it as they like: one from the future would push the log's time there
-    for good, so it counts as now, and so does none."""
+    for good, so it counts as now, and so does none. The broker's time is taken as it is, whatever our clock says."""
     times = found[:, framing.MAX_MS]
-    return int(np.where((times < 0) | (times > now_ms), now_ms, times).max())
+    by_broker = (found[:, framing.ATTRIBUTES] & framing.APPEND_TIME) != 0
+    return int(np.where((times < 0) | ((times > now_ms) & ~by_broker), now_ms, times).max())
 
 
 def _find_batches(where: str, offset: int, buf: npt.NDArray[np.uint8]) -> Longs:

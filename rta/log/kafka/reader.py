@@ -79,6 +79,7 @@ class KafkaReader:
         self._topic = ""
         self._fetch_bytes = FETCH_BYTES
         self._turn = 0
+        self._first_asked = 0
 
     def partitions(self, topic: str) -> dict[int, PartitionState]:
         """See `LogReader`. What `fetch` reads from here on is the topic that had the name at this moment."""
@@ -239,10 +240,15 @@ class KafkaReader:
                 return
 
     def _ask(self, topic: Topic, offsets: dict[int, int], answered: set[int], wait_ms: int) -> None:
-        """See to it that every leader of what is wanted has a fetch of ours."""
+        """See to it that every leader of what is wanted has a fetch of ours.
+
+        A broker fills its answer from the first partition that is named; so each is named first in its turn.
+        """
+        numbers = sorted(offsets)
+        first = self._first_asked % len(numbers) if numbers else 0
         by_node: dict[int, dict[int, int]] = {}
-        for number, offset in offsets.items():
-            by_node.setdefault(topic.leaders[number][0], {})[number] = offset
+        for number in numbers[first:] + numbers[:first]:
+            by_node.setdefault(topic.leaders[number][0], {})[number] = offsets[number]
         self._asked = {
             node: asked
             for node, asked in self._asked.items()
@@ -250,6 +256,7 @@ class KafkaReader:
         }
         for node, wanted in by_node.items():
             if node not in self._asked:
+                self._first_asked += 1
                 held_ms = max(wait_ms, REASK_MS) if node in answered else wait_ms
                 future = self._session.start(
                     self._request(topic, wanted, held_ms), node, self._settings.request_ms + held_ms
