@@ -116,7 +116,8 @@ def check_change(old: Datasource, new: Datasource) -> None:
 
     Raises:
         ConflictError: a column's type, path or requirement of an older file, the time, key, id, the number of
-            partitions or an existing rollup would become something else, or a column or rollup would go away.
+            partitions or an existing rollup would become something else, a column or rollup would go away, or raw events
+            would be kept from now on only.
     """
     for what, before, after in (
         ("name", old.name, new.name),
@@ -128,6 +129,9 @@ def check_change(old: Datasource, new: Datasource) -> None:
     ):
         if before != after:
             raise _changed(old, f"'{what}'", before, after)
+    if old.retention.events_ms is None and new.retention.events_ms is not None:
+        kept = (old.document.get("retention") or {}).get("events"), (new.document.get("retention") or {}).get("events")
+        raise _changed(old, "'retention.events'", *kept)
     for column in old.columns:
         now = new.column(column.name)
         if now is None:
