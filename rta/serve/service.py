@@ -259,7 +259,7 @@ class QueryService:
             compute = partial(self._compute, prepared, arrow, limit_s)
             task = asyncio.create_task(self.answers.find_or(key, prepared.shared, compute))
             self._under_way[key] = task
-            task.add_done_callback(partial(self._forget, key))
+            task.add_done_callback(partial(self._ended, key))
             self._waiting[task] = 0
         self._waiting[task] += 1
         try:
@@ -268,11 +268,15 @@ class QueryService:
             self._waiting[task] -= 1
             if not self._waiting[task]:
                 del self._waiting[task]
+                self._forget(key, task)  # ending it may take a while, and who asks meanwhile must not join it
                 task.cancel()
 
     def _forget(self, key: bytes, task: asyncio.Task[Found]) -> None:
         if self._under_way.get(key) is task:
             del self._under_way[key]
+
+    def _ended(self, key: bytes, task: asyncio.Task[Found]) -> None:
+        self._forget(key, task)
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have
 

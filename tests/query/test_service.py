@@ -147,6 +147,19 @@ def test_equal_questions_under_way_are_computed_once(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_one_who_asks_while_the_work_of_one_who_went_away_is_being_ended_gets_an_answer(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        document = {**COUNT, "group_by": ["user"], "limit": 1}
+        gone = asyncio.create_task(ask(document))
+        while not ask.scans.pids:
+            await asyncio.sleep(0.005)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert (await ask(document)).status == 200
+
+    run(tmp_path, scenario)
+
+
 def test_one_who_goes_away_does_not_take_the_answer_from_the_others(tmp_path: Path) -> None:
     async def scenario(ask: Asker) -> None:
         document = {**COUNT, "group_by": ["user"], "limit": 1}
