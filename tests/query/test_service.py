@@ -35,11 +35,12 @@ OLD = {**COUNT, "time_range": "2015-09-12T00:00:00Z/2015-09-12T06:00:00Z"}
 class Asker:
     """A service over the hand-made world, with its questions written short."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
+    def __init__(self, world: World, settings: Settings, run: str = "") -> None:
         self.world = world
         self.cache = FileCache(64 << 20)
         self.scans = ScanPool(1 << 30, threads=1)
         self.service = QueryService(world, world, self.cache, self.scans, settings, world.store)
+        self.service.run = run
 
     async def __call__(
         self, document: dict[str, Any], etag: str | None = None, arrow: bool = False, after: str | None = None
