@@ -127,7 +127,7 @@ class QuotaSettings(_Section):
 
 
 class Settings(_Section):
-    """Everything that a person can set. Field by field as in the README."""
+    """Everything that a person can set. Field by field as in docs/operations.md."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
@@ -237,10 +237,12 @@ def parse_redis(url: str) -> RedisPlace:
 
 
 def _without_password(url: str) -> tuple[str, str | None]:
-    """The url without its password, and the password."""
+    """The url without its password, and the password. Of a query, which is refused later, no more than that there is one."""
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     userinfo, at, place = rest.rpartition("@")
     user, _, password = userinfo.partition(":")
+    place, query, _ = place.partition("?")
+    place += query and "?..."
     return f"{scheme}{separator}{user}{at if user else ''}{place}", unquote(password) or None
 
 
@@ -324,5 +326,5 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     said = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     # What is wrong with a section as a whole is said without its values: a password may be among them.
-    shown = f"setting '{path}'" if isinstance(given, dict) else f"setting '{path}' is {given!r}"
+    shown = f"setting '{path}'" if isinstance(given, dict | list) else f"setting '{path}' is {given!r}"
     return f"{shown}: {said}", "docs/operations.md lists the settings"

@@ -163,6 +163,7 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     views = HotViews(store, RemotePeers(site.aggregators, fleet))
     scans = ScanPool(settings.limits.query_memory)
     service = QueryService(views, definitions, FileCache(CACHE_BYTES), scans, settings, store)
+    service.run = site.run
     link = await _redis(site, store, service.registry)
     if link is not None:
         service.answers.share(link)

@@ -85,6 +85,7 @@ class _Source:
         leased_s: When they were taken out.
         used: Events admitted since then.
         refused: What Redis had when it refused the last time; it is believed for `LEASE_S`.
+        alone: Whether the last decision was made without Redis: then there is nothing there to give back to.
     """
 
     own: Bucket
@@ -92,6 +93,7 @@ class _Source:
     leased_s: float = -math.inf
     used: int = 0
     refused: Bucket | None = None
+    alone: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -153,7 +155,7 @@ class Quotas:
         """Events that were let in and did not get into the log."""
         state = self._source(source)
         state.own.tokens = min(float(self._quota.burst), state.own.tokens + events)
-        if self._link is not None:
+        if self._link is not None and not state.alone:
             state.leased += events
             self._lent[source] = state
             self._return_later()
@@ -185,10 +187,12 @@ class Quotas:
                 state.leased = 0.0  # whether the tokens were taken out or given back, nobody knows
             else:
                 self._decided.add(1, "together")
+                state.alone = False
                 if not wait_s:
                     state.own.tokens = max(0.0, state.own.fill(self._quota, self._clock_s()) - events)
                 return wait_s
         self._decided.add(1, "alone")
+        state.alone = True
         return _take(state.own, self._quota, events, self._clock_s())
 
     async def _shared_wait_s(self, link: Shared, source: str, state: _Source, events: int) -> float:

@@ -1,10 +1,10 @@
 """Questions answered end to end: parse, view, plan, cache, execute, reply.
 
 Owns the time limit over all of it, the keys of finished answers and that equal questions under way are computed once.
-An answer's cache key and ETag are the plan with its absolute range, the definition's version and the part of the view
-that the plan reads: the files in range, and by name what lies beyond them in that range. So a cached answer is never stale
-and needs no expiry, and events at other times leave it be. Where answers are kept: `rta.serve.answers`. Knows no HTTP:
-`rta.serve.query` does.
+An answer's cache key and ETag are the plan with its absolute range, the definition's version, the run of the system and the
+part of the view that the plan reads: the files in range, and by name what lies beyond them in that range. So a cached answer
+is never stale and needs no expiry, and events at other times leave it be. Where answers are kept: `rta.serve.answers`.
+Knows no HTTP: `rta.serve.query` does.
 """
 
 from __future__ import annotations
@@ -121,6 +121,9 @@ class QueryService:
         settings: Settings,
         store: ObjectStore,
     ) -> None:
+        self.run = ""
+        """Of the system that this is a replica of, in every key: a store that was put back from a backup gives files and loads
+        names that were given before, for other rows."""
         self._views = views
         self._definitions = definitions
         self._cache = cache
@@ -235,7 +238,14 @@ class QueryService:
             hot = tuple(b for b in blocks if b.overlaps(planned.start_ms, planned.end_ms))
             has_hot = bool(hot)
         shared = planned.rollup is None or not parts
-        return Prepared(planned, view, files, hot, dictionaries, has_hot, shared, _key(planned, files, parts))
+        return Prepared(planned, view, files, hot, dictionaries, has_hot, shared, self._key(planned, files, parts))
+
+    def _key(self, planned: Plan, files: Sequence[FileRef], parts: Sequence[str]) -> bytes:
+        """Of an answer. Whatever is not in the range is not in the key either."""
+        digest = hashlib.blake2b(planned.key, digest_size=32)
+        for name in (self.run, planned.table, "", *(file.path for file in files), "", *parts):
+            digest.update(name.encode() + b"\0")
+        return digest.digest()
 
     def _hot_of(self, view: View, rollup: Rollup, dictionaries: Dictionaries) -> Sequence[Block]:
         """The view's frames decoded; a frame that an earlier view had too is decoded already."""
@@ -259,7 +269,7 @@ class QueryService:
             compute = partial(self._compute, prepared, arrow, limit_s)
             task = asyncio.create_task(self.answers.find_or(key, prepared.shared, compute))
             self._under_way[key] = task
-            task.add_done_callback(partial(self._forget, key))
+            task.add_done_callback(partial(self._ended, key))
             self._waiting[task] = 0
         self._waiting[task] += 1
         try:
@@ -268,11 +278,15 @@ class QueryService:
             self._waiting[task] -= 1
             if not self._waiting[task]:
                 del self._waiting[task]
+                self._forget(key, task)  # ending it may take a while, and who asks meanwhile must not join it
                 task.cancel()
 
     def _forget(self, key: bytes, task: asyncio.Task[Found]) -> None:
         if self._under_way.get(key) is task:
             del self._under_way[key]
+
+    def _ended(self, key: bytes, task: asyncio.Task[Found]) -> None:
+        self._forget(key, task)
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have
 
@@ -303,14 +317,6 @@ class QueryService:
         return await self._scans.scan(
             planned, self._store, prepared.files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
         )
-
-
-def _key(planned: Plan, files: Sequence[FileRef], parts: Sequence[str]) -> bytes:
-    """Of an answer. Whatever is not in the range is not in the key either."""
-    digest = hashlib.blake2b(planned.key, digest_size=32)
-    for name in (planned.table, "", *(file.path for file in files), "", *parts):
-        digest.update(name.encode() + b"\0")
-    return digest.digest()
 
 
 def _position(query: Query, header: str | None) -> Position | None:

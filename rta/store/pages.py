@@ -2,7 +2,9 @@
 
 polars does not compare them, and of flipped bits it notices one in six: the rest would be wrong answers. Only the columns
 that are asked for are looked at, without decoding anything (about 1 GB/s), and a file once in the life of a process: files
-never change. Pages without a checksum pass. Owns the walk over the pages; whose file it is and what to say is
+never change. Pages without a checksum pass. Parquet has none for its footer, where a flipped bit renames a column, moves a row
+group out of the time range or ends the process that reads it (Arrow's reader throws where nothing can catch): so one lies in
+front of it, where other readers do not look. Owns the walk over the pages; whose file it is and what to say is
 `rta.store.parquet`'s.
 """
 
@@ -12,6 +14,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +23,10 @@ REMEMBERED_MAX = 100_000
 """Pairs of file and column that are known to be whole."""
 TAIL_BYTES = 64 << 10
 MAGIC = b"PAR1"
+SEAL = b"rta footer crc32"
+"""Stands in front of a footer, with its checksum in four bytes, little endian."""
+_SEAL_BYTES = len(SEAL) + 4
+VARINT_BITS_MAX = 63
 _CRC, _SIZE = 4, 3
 """Numbers of the fields of a page header (Parquet's thrift definition)."""
 
@@ -70,17 +77,63 @@ def check_pages(read: Read, size: int, columns: Collection[str]) -> None:
                 _check_chunk(read(first, chunk.total_compressed_size), name, first)
 
 
-def _footer(read: Read, size: int) -> pq.FileMetaData:
+class Sealing:
+    """A file that is being written, whose end is held back until the footer in it is complete.
+
+    Args:
+        file: Where it goes.
+    """
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._held: list[bytes] | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self._held is None:
+            self._file.write(data)
+        else:
+            self._held.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        return
+
+    def hold(self) -> None:
+        """All rows are written; what comes now ends with the footer."""
+        self._held = []
+
+    def seal(self) -> None:
+        """Write what was held back, with the footer's checksum in front of it."""
+        assert self._held is not None
+        end = b"".join(self._held)
+        footer = int.from_bytes(end[-8:-4], "little") + 8
+        assert end.endswith(MAGIC)
+        assert footer <= len(end)
+        self._file.write(end[:-footer] + SEAL + zlib.crc32(end[-footer:]).to_bytes(4, "little") + end[-footer:])
+
+
+def check_footer(read: Read, size: int) -> bytes:
+    """The footer, down to the end of the file, if its checksum fits or it has none. Raises PageError."""
     tail = read(max(0, size - TAIL_BYTES), min(size, TAIL_BYTES))
     if len(tail) < 12 or tail[-4:] != MAGIC:
         raise PageError("it does not end as a Parquet file")
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if length > size:
         raise PageError(f"its footer is to have {length} bytes, the file has {size}")
-    if length > len(tail):
-        tail = read(size - length, length)
+    if length + _SEAL_BYTES > len(tail):
+        tail = read(max(0, size - length - _SEAL_BYTES), min(size, length + _SEAL_BYTES))
+    seal, footer = tail[-length - _SEAL_BYTES : -length], tail[-length:]
+    if seal.startswith(SEAL) and zlib.crc32(footer) != int.from_bytes(seal[len(SEAL) :], "little"):
+        raise PageError("the checksum of its footer differs")
+    return footer
+
+
+def _footer(read: Read, size: int) -> pq.FileMetaData:
+    footer = check_footer(read, size)
     try:
-        return pq.read_metadata(pa.BufferReader(MAGIC + tail[-length:]))
+        return pq.read_metadata(pa.BufferReader(MAGIC + footer))
     except (pa.ArrowException, OSError) as error:
         raise PageError(f"its footer can't be read: {error}") from error
 
@@ -90,7 +143,7 @@ def _check_chunk(data: bytes, column: str, first: int) -> None:
     while at < len(view):
         try:
             start, fields = _page_header(view, at)
-        except IndexError:
+        except (IndexError, RecursionError):
             raise PageError(f"a page header of column '{column}' at byte {first + at} can't be read") from None
         length = fields.get(_SIZE, -1)
         if length < 0 or start + length > len(view):
@@ -137,6 +190,8 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return number, at
+        if shift > VARINT_BITS_MAX:
+            raise IndexError("a number is longer than any in a page header")
 
 
 def _skipped(data: memoryview, at: int, kind: int) -> int:

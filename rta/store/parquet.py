@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ from rta.events.schemas import TIME
 from rta.store import layout
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
-from rta.store.pages import Checked, PageError, check_pages
+from rta.store.pages import Checked, PageError, Sealing, check_footer, check_pages
 from rta.stream.model import TableWrite
 
 if TYPE_CHECKING:
@@ -69,11 +69,12 @@ def sorted_by_time(rows: pa.Table) -> pa.Table:
     return rows.take(pc.array_sort_indices(times))
 
 
-def write_parquet(rows: pa.Table, file: Any) -> None:
+def write_parquet(rows: pa.Table, file: BinaryIO) -> None:
     """Dictionaries where values repeat, deltas for sorted times, plain text with zstd for ids."""
     dictionary, encodings = _encodings(rows)
+    sealing = Sealing(file)
     with pq.ParquetWriter(
-        file,
+        sealing,
         rows.schema,
         compression="zstd",
         compression_level=ZSTD_LEVEL,
@@ -86,6 +87,8 @@ def write_parquet(rows: pa.Table, file: Any) -> None:
         store_schema=False,
     ) as writer:
         writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        sealing.hold()
+    sealing.seal()
 
 
 def _encodings(rows: pa.Table) -> tuple[list[str], dict[str, str]]:
@@ -223,7 +226,7 @@ def find_corrupt(store: ObjectStore, folder: str, files: Sequence[FileRef]) -> C
             return FileGoneError(f"{_reading(store, folder, file)} is not there", RESTORE)
         except pa.ArrowMemoryError:
             raise  # the reader is short of memory; that says nothing of the file
-        except (pa.ArrowException, OSError) as error:
+        except (PageError, pa.ArrowException, OSError) as error:
             return CorruptFileError(f"{_reading(store, folder, file)} can't be read: {error}", RESTORE)
         if found != file.rows:
             return CorruptFileError(
@@ -239,23 +242,30 @@ def read_one(store: ObjectStore, folder: str, file: FileRef, columns: Sequence[s
         source = _parquet(store.buffer(key))
         present = None if columns is None else [name for name in columns if name in source.schema_arrow.names]
         return source.read(columns=present)
-    except (NotFoundError, pa.ArrowException, OSError) as error:
+    except (NotFoundError, PageError, pa.ArrowException, OSError) as error:
         raise CorruptFileError(
             f"{_reading(store, folder, file)} can't be read: {error}", "restore it from a backup"
         ) from error
 
 
 def _parquet(content: bytes | mmap.mmap) -> pq.ParquetFile:
-    """A file that compares its checksums as it is read."""
+    """A file that compares its checksums as it is read. Raises PageError for its footer."""
+    _whole_footer(content)
     return pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)), page_checksum_verification=True)
+
+
+def _whole_footer(content: bytes | mmap.mmap) -> None:
+    check_footer(lambda first, length: bytes(content[first : first + length]), len(content))
 
 
 def file_schema(store: ObjectStore, folder: str, file: FileRef) -> pa.Schema:
     """The columns that a file has. Raises CorruptFileError."""
     key = layout.table_file(folder, file.table, file.path)
     try:
-        return pq.read_schema(pa.BufferReader(pa.py_buffer(store.buffer(key))))
-    except (NotFoundError, pa.ArrowException, OSError) as error:
+        content = store.buffer(key)
+        _whole_footer(content)
+        return pq.read_schema(pa.BufferReader(pa.py_buffer(content)))
+    except (NotFoundError, PageError, pa.ArrowException, OSError) as error:
         raise CorruptFileError(
             f"reading the schema of '{store.uri(key)}': {error}", "restore it from a backup"
         ) from error

@@ -56,6 +56,7 @@ def test_sizes_and_durations_are_texts_or_numbers(tmp_path: Path) -> None:
         ("redis: redis://a/x", "that is no Redis", "docs/"),
         ("redis: 'redis://a/0?ssl=1'", "that is no Redis", "docs/"),
         ("redis: 5", "setting 'redis' is 5", "docs/"),
+        ("redis: ['redis://:hidden@cache/0']", "setting 'redis': Input should be a valid string", "docs/"),
         ("redis_password: x", "holds 'redis_password'", "RTA_REDIS_PASSWORD"),
         ("quotas: {events_per_second: 5}", "setting 'quotas.burst' is missing", "docs/"),
         ("quotas: {events_per_second: 0, burst: 5}", "setting 'quotas.events_per_second' is 0", "docs/"),
@@ -122,7 +123,15 @@ def test_the_password_of_redis_is_taken_out_of_the_url(
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://:hidden@cache:port/0", "http://u:hidden@cache", ":hidden@cache", "redis://:hidden@"]
+    "url",
+    [
+        "redis://:hidden@cache:port/0",
+        "http://u:hidden@cache",
+        ":hidden@cache",
+        "redis://:hidden@",
+        "redis://cache:6379/0?password=hidden",
+        "unix:///redis.sock?password=hidden",
+    ],
 )
 def test_a_wrong_url_of_redis_is_named_without_its_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError) as refused:

@@ -197,3 +197,10 @@ def test_change_that_would_make_stored_data_wrong_is_refused(change: dict[str, A
     with pytest.raises(ConflictError) as error:
         check_change(parse(WIKIPEDIA), parse({**WIKIPEDIA, **change}, 2))
     assert message in str(error.value)
+
+
+def test_raw_events_that_were_given_up_are_not_kept_again() -> None:
+    without = {**WIKIPEDIA, "retention": {"events": None}}
+    check_change(parse(WIKIPEDIA), parse(without, 2))
+    with pytest.raises(ConflictError, match="'retention.events' would go from 'None' to '30d'"):
+        check_change(parse(without), parse({**WIKIPEDIA, "retention": {"events": "30d"}}, 2))

@@ -156,7 +156,7 @@ def disk_full(plant: Plant, hold_s: float) -> None:
 
 
 def clock_stepped(plant: Plant, hold_s: float) -> None:
-    """Of all of rta's processes and the bucket: an hour ahead, an hour behind, right again. What dies meanwhile comes back."""
+    """Of all of rta's processes: an hour ahead, an hour behind, right again. What dies meanwhile comes back."""
     try:
         for ahead_s in (3600, -3600):
             plant.clock.step(ahead_s)
@@ -166,6 +166,8 @@ def clock_stepped(plant: Plant, hold_s: float) -> None:
             plant.recovered()
     finally:
         plant.clock.step(0)
+    # Serve measures by the clock that was just set: a replica has to come back all the same.
+    plant.running.kill(INGEST)
 
 
 def impatient(plant: Plant, hold_s: float) -> None:

@@ -63,7 +63,6 @@ class Plant:
             self.disk = self._kept(SmallDisk(folder / "data")) if can_mount() else None
             self.kafka = self._kept(Kafka())
             self.bucket = self._kept(VersityGw())
-            self.redis = self._kept(RedisServer())
             self.proxy = self._kept(FaultyProxy(self.bucket.port, SECRET))
             self.redis = self._kept(RedisServer())
         except BaseException:

@@ -35,11 +35,12 @@ OLD = {**COUNT, "time_range": "2015-09-12T00:00:00Z/2015-09-12T06:00:00Z"}
 class Asker:
     """A service over the hand-made world, with its questions written short."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
+    def __init__(self, world: World, settings: Settings, run: str = "") -> None:
         self.world = world
         self.cache = FileCache(64 << 20)
         self.scans = ScanPool(1 << 30, threads=1)
         self.service = QueryService(world, world, self.cache, self.scans, settings, world.store)
+        self.service.run = run
 
     async def __call__(
         self, document: dict[str, Any], etag: str | None = None, arrow: bool = False, after: str | None = None
@@ -143,6 +144,19 @@ def test_equal_questions_under_way_are_computed_once(tmp_path: Path) -> None:
         replies = await asyncio.gather(*(ask(COUNT) for _ in range(20)))
         assert {r.body.partition(b',"meta"')[0] for r in replies} == {b'{"rows":[{"n":39244}]'}
         assert ask.cache.misses == 2
+
+    run(tmp_path, scenario)
+
+
+def test_one_who_asks_while_the_work_of_one_who_went_away_is_being_ended_gets_an_answer(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        document = {**COUNT, "group_by": ["user"], "limit": 1}
+        gone = asyncio.create_task(ask(document))
+        while not ask.scans.pids:
+            await asyncio.sleep(0.005)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert (await ask(document)).status == 200
 
     run(tmp_path, scenario)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ def redis() -> Iterator[RedisServer]:
 class Replicas:
     """Askers over one world. `views` are what each sees; by default the same."""
 
-    def __init__(self, world: World, links: list[RedisLink]) -> None:
+    def __init__(self, world: World, links: list[RedisLink], runs: Sequence[str]) -> None:
         settings = Settings.model_validate({"limits": {"query_time": "120s"}})
-        self.askers = [Asker(World(world.store, world.view), settings) for _ in links]
+        self.askers = [Asker(World(world.store, world.view), settings, run) for run in runs]
         for asker, link in zip(self.askers, links, strict=True):
             asker.service.answers.share(link)
 
@@ -48,10 +48,15 @@ class Replicas:
             await asker.scans.close()
 
 
-def run(folder: Path, redis: RedisServer, scenario: Callable[[Replicas], Awaitable[None]]) -> None:
+def run(
+    folder: Path,
+    redis: RedisServer,
+    scenario: Callable[[Replicas], Awaitable[None]],
+    runs: Sequence[str] = ("one", "one"),
+) -> None:
     async def whole() -> None:
         links = [await linked(redis, "store") for _ in range(2)]
-        replicas = Replicas(build_world(folder), links)
+        replicas = Replicas(build_world(folder), links, runs)
         try:
             await scenario(replicas)
         finally:
@@ -119,6 +124,20 @@ def test_another_version_of_the_definition_is_another_question(tmp_path: Path, r
         assert (await other(OLD)).meta["cached"] is False
 
     run(tmp_path, redis, scenario)
+
+
+def test_another_run_of_the_system_does_not_take_the_answer(tmp_path: Path, redis: RedisServer) -> None:
+    """Its store may have been put back from a backup: then names of files come again, with other rows in them."""
+
+    async def scenario(replicas: Replicas) -> None:
+        one, other = replicas.askers
+        first = await one(OLD)
+        await replicas.settled()
+        second = await other(OLD, etag=first.etag)
+        assert (second.status, second.meta["cached"]) == (200, False)
+        assert second.etag != first.etag
+
+    run(tmp_path, redis, scenario, ("before", "after"))
 
 
 def test_equal_questions_look_into_redis_once(tmp_path: Path, redis: RedisServer) -> None:

@@ -103,6 +103,27 @@ async def test_what_did_not_reach_the_log_does_not_count() -> None:
     assert not await admitted(quotas, "a", 1)
 
 
+async def test_what_was_let_in_without_redis_is_not_given_back_to_it() -> None:
+    redis = RedisServer()
+    try:
+        async with sharing(redis, QuotaSettings(events_per_second=0.001, burst=50), "alone") as (one, other):
+            redis.kill()
+            await until(lambda: not reachable(one), "Redis is missed")
+            await one.admit("a", 50)
+            redis.start()
+            await until(lambda: reachable(one) and reachable(other), "Redis is found again")
+            one.give_back("a", 50)
+            await other.admit("a", 50)
+            await until(lambda: one._returning is None or one._returning.done(), "what is to be given back was")
+            assert not await admitted(other, "a", 50)
+    finally:
+        redis.close()
+
+
+def reachable(quotas: Quotas) -> bool:
+    return quotas._link is not None and quotas._link.reachable
+
+
 async def test_the_sources_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas_module, "SOURCES_MAX", 10)
     quotas = Quotas(QUOTA, Registry(), clock_s=Clock())

@@ -16,8 +16,8 @@ from rta.errors import CorruptFileError
 from rta.store import layout
 from rta.store.model import FileRef
 from rta.store.objects import LocalStore
-from rta.store.pages import Checked, PageError, check_pages
-from rta.store.parquet import check_files, read_files, read_one, write_parquet, write_table_file
+from rta.store.pages import SEAL, Checked, PageError, _check_chunk, check_pages
+from rta.store.parquet import check_files, file_schema, read_files, read_one, write_parquet, write_table_file
 from rta.stream.model import TableWrite
 
 ROWS = 20_000
@@ -72,6 +72,29 @@ def test_a_flipped_bit_of_any_page_is_noticed() -> None:
     assert noticed >= 395
 
 
+def test_a_flipped_bit_of_the_footer_is_noticed_before_an_engine_reads_it() -> None:
+    """Of 200 of them one would end the process, and seven would rename a column or hide rows."""
+    footer = int.from_bytes(WHOLE[-8:-4], "little") + 8
+    for place in range(len(WHOLE) - footer, len(WHOLE)):
+        broken = bytearray(WHOLE)
+        broken[place] ^= 1 << place % 8
+        with pytest.raises(PageError):
+            check_pages(partial(part, bytes(broken)), len(broken), ALL)
+
+
+def test_a_footer_without_a_checksum_is_read_as_other_readers_read_one() -> None:
+    footer = int.from_bytes(WHOLE[-8:-4], "little") + 8
+    bare = WHOLE[: -footer - len(SEAL) - 4] + WHOLE[-footer:]
+    check_pages(partial(part, bare), len(bare), ALL)
+    assert pq.read_table(io.BytesIO(WHOLE)).equals(pq.read_table(io.BytesIO(bare)))
+
+
+@pytest.mark.parametrize("header", [b"\x1c" * 5_000, b"\x15" + b"\xff" * 1_000_000])
+def test_a_page_header_that_never_ends_is_named(header: bytes) -> None:
+    with pytest.raises(PageError, match="header"):
+        _check_chunk(header, "price", 4)
+
+
 def test_only_the_columns_that_are_asked_for_are_read() -> None:
     read: list[int] = []
 
@@ -96,6 +119,28 @@ def test_a_file_is_looked_at_once_and_columns_by_themselves() -> None:
     checked.add("a", ["x"])
     assert checked.unknown("a", ["x", "y"]) == {"y"}
     assert checked.unknown("b", ["x"]) == {"x"}
+
+
+def test_a_flipped_bit_of_the_footer_is_named_with_its_file_by_every_reader(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    rows = pq.read_table(io.BytesIO(WHOLE))
+    file = write_table_file(
+        store,
+        FOLDER,
+        TableWrite("events", "2023-11-14", rows, 1_700_000_000_000, 1_700_000_000_000 + ROWS),
+        "a-1-1-0.parquet",
+    )
+    key = layout.table_file(FOLDER, "events", file.path)
+    data = store.get(key)
+    place = data.rindex(b"country")
+    store.put(key, data[:place] + b"d" + data[place + 1 :])
+    for read in (
+        lambda: read_files(store, FOLDER, [file], rows.schema),
+        lambda: read_one(store, FOLDER, file),
+        lambda: file_schema(store, FOLDER, file),
+    ):
+        with pytest.raises(CorruptFileError, match=file.path):
+            read()
 
 
 def test_a_flipped_bit_that_polars_does_not_notice_is_named(tmp_path: Path) -> None:

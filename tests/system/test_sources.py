@@ -95,6 +95,7 @@ class Producer(threading.Thread):
         self._kafka, self._topic = kafka, topic
         self._stop_now = threading.Event()
         self.sent = 0
+        self.partitions: set[int] = set()
         self.failed: list[str] = []
 
     def run(self) -> None:
@@ -106,7 +107,7 @@ class Producer(threading.Thread):
                 futures = [self._send(client, self.sent + k) for k in range(40)]
                 try:
                     for future in futures:
-                        future.get(timeout=60)
+                        self.partitions.add(future.get(timeout=60).partition)
                 except KafkaError as error:
                     self.failed.append(repr(error))
                     return
@@ -167,6 +168,7 @@ def test_topic_is_counted_exactly_once_whatever_is_killed_and_however_it_grows(p
     producer.reach(producer.sent + 1000)
     with closing(KafkaAdminClient(bootstrap_servers=plant.kafka.servers)) as admin:
         admin.create_partitions({"orders": 3})
+    wait_for(lambda: 2 in producer.partitions, "somebody writes to the new partition")
     producer.reach(producer.sent + 2000)
     sent = producer.finish()
     plant.wait_counted("orders", sent)
