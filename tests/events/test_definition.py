@@ -202,5 +202,5 @@ def test_change_that_would_make_stored_data_wrong_is_refused(change: dict[str, A
 def test_raw_events_that_were_given_up_are_not_kept_again() -> None:
     without = {**WIKIPEDIA, "retention": {"events": None}}
     check_change(parse(WIKIPEDIA), parse(without, 2))
-    with pytest.raises(ConflictError, match="'retention.events' would go from 'None' to '30d'"):
+    with pytest.raises(ConflictError, match=r"'retention\.events' would go from 'None' to '30d'"):
         check_change(parse(without), parse({**WIKIPEDIA, "retention": {"events": "30d"}}, 2))
