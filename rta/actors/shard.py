@@ -36,6 +36,9 @@ FETCH_BYTES = 8 << 20
 WAIT_MS = 250
 STEP_S_MIN = 0.005
 """Least time between two folds: small arrivals gather, so that a fold's fixed cost is paid at most 200 times a second."""
+REST_S_MAX = 0.02
+SMALL_BYTES = 1 << 20
+"""After a fold of less the loop rests as long as it worked: what arrives one by one would take a whole core."""
 LOOK_S = 1.0
 ALARM_LOOK_S = 1.0
 RESCUE_S = 10.0
@@ -201,11 +204,12 @@ class Shard:
                 self._lost(str(error))
                 continue
             if records:
+                arrived = time.monotonic()
                 self._fold(life, records)
                 offsets.update({r.partition: r.offset + 1 for r in records})
                 self._look_for_ends(life, offsets, began)
                 self._take_runs(life, 0.0)
-                self._stop.wait(max(0.0, STEP_S_MIN - (time.monotonic() - began)))
+                self._stop.wait(_rest_s(records, time.monotonic() - arrived))
             self.alarm = None
             if not life.segments.open.chunks:
                 epoch_began = time.monotonic()
@@ -420,6 +424,12 @@ class Shard:
             caught_up=self._caught_up,
             alarm=self.alarm,
         )
+
+
+def _rest_s(records: Sequence[Record], worked_s: float) -> float:
+    """How long to let arrivals gather after a fold."""
+    small = sum(len(record.payload) for record in records) < SMALL_BYTES
+    return max(STEP_S_MIN - worked_s, min(worked_s, REST_S_MAX) if small else 0.0, 0.0)
 
 
 def _now_ms() -> int:
