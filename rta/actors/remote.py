@@ -169,7 +169,7 @@ class CoordinatorActor:
     def status(self) -> dict[str, Any]:
         return self._coordinator.status()
 
-    def ready(self) -> tuple[bool, str]:
+    def ready(self) -> tuple[str, tuple[str, ...]]:
         return self._coordinator.ready()
 
     def ledger(self, name: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:

@@ -153,8 +153,8 @@ class FakeService:
 class FakeControl:
     """The coordinator's word. `failure` is raised by every call."""
 
-    is_ready: bool = True
     reason: str = ""
+    degraded: tuple[str, ...] = ()
     failure: Exception | None = None
     gate: asyncio.Event | None = None
     metrics: list[Any] = field(default_factory=list)
@@ -172,9 +172,9 @@ class FakeControl:
             raise NotFoundError(f"no datasource '{datasource}'")
         return {"lost": 0, "duplicated": 0, "stages": {}, "mismatches": []}
 
-    async def ready(self) -> tuple[bool, str]:
+    async def ready(self) -> tuple[str, tuple[str, ...]]:
         await self._meet()
-        return self.is_ready, self.reason
+        return self.reason, self.degraded
 
     async def scale(self, aggregators: int) -> dict[str, Any]:
         await self._meet()
