@@ -153,7 +153,7 @@ class Coordinator:
             state = self._catalog.read()
             for datasource, count in self._topics.grown(state.datasources.values()):
                 logger.info("the topic of %s has %d partitions now", datasource.name, count)
-                self._catalog.grow(datasource.name, count)
+                self._catalog.grow(datasource, count)
                 state = self._catalog.read()
             news = state.version != self._catalog_version or self._spread.is_set()
             if news or (self._waits and time.monotonic() >= self._ask_again):
