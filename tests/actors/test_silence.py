@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from rta.actors.silence import MISSES_MAX, STARTING_MISSES_MAX, Silence
+from tests.system.running import wait_for
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def test_one_that_froze_before_its_first_answer_is_ended_as_soon(process: psutil
     silence = Silence(lambda: [process] if alive(process) else [])
     silence.answered(2**22 + 1)
     process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: process.status() == psutil.STATUS_STOPPED, "it stands still")
     missed(silence, MISSES_MAX)
     process.wait(10)
     assert not alive(process)
