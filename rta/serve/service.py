@@ -40,7 +40,7 @@ from rta.serve.answers import Answers
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, View, Views
 from rta.serve.scan import ScanPool
-from rta.serve.scan_task import Finished, answer_raw, finish, hot_source
+from rta.serve.scan_task import Finished, ScanTask, answer_raw, finish, hot_source, rows_stream
 from rta.store.cache import FileCache
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
@@ -314,9 +314,8 @@ class QueryService:
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
         if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
-        return await self._scans.scan(
-            planned, self._store, prepared.files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
-        )
+        task = ScanTask(planned, self._store, prepared.files, rows_stream(rows), arrow, max(limit_s, 0.001))
+        return await self._scans.run(task)
 
 
 def _position(query: Query, header: str | None) -> Position | None:
