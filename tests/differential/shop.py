@@ -34,7 +34,7 @@ from rta.events.schemas import (
     Retention,
     Rollup,
 )
-from rta.serve.spans import times_of_frame, times_of_rows, within
+from rta.serve.spans import times_of_frame, times_of_rows
 from rta.store.model import FileRef
 from rta.store.objects import LocalStore
 from rta.store.parquet import write_table_file
@@ -114,10 +114,9 @@ class ShopView(FixedView):
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [partials(self.hot, rollup)]
 
-    def parts(self, table: str, start_ms: int, end_ms: int) -> list[str]:
+    def hot_times(self, table: str) -> tuple[int, int] | None:
         rollup = next((r.name for r in self.datasource.rollups if r.table == table), None)
-        times = times_of_frame(partials(self.hot, rollup)) if rollup is not None else times_of_rows(self.hot)
-        return [f"hot {self.position}"] if within(times, start_ms, end_ms) else []
+        return times_of_frame(partials(self.hot, rollup)) if rollup is not None else times_of_rows(self.hot)
 
 
 def partials(rows: pa.Table, rollup: str) -> pl.DataFrame:
