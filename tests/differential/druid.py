@@ -129,5 +129,5 @@ def rows_of_sql(question: Question, answer: list[list[Any]]) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """Druid knows truth values as texts, or as 0 and 1."""
-    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+    """Druid knows truth values as texts, and calls the quantile of nothing no number."""
+    return {"true": True, "false": False, "NaN": None}.get(value, value) if isinstance(value, str) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,6 +66,11 @@ class Question:
     group_by: tuple[str, ...]
     measures: tuple[Measure, ...]
     where: Tree | Check | None
+
+    @property
+    def keys(self) -> int:
+        """How many columns of a row say which group it is."""
+        return len(self.group_by) + (self.step != "all")
 
     @property
     def interval(self) -> str:
@@ -184,6 +189,39 @@ def same(found: Sequence[Row], wanted: Sequence[Row], keys: int) -> bool:
     return left.keys() == right.keys() and all(
         len(left[key]) == len(right[key]) and all(map(_close, left[key], right[key])) for key in left
     )
+
+
+def bounded(found: Sequence[Row], shop: Shop, question: Question) -> str:
+    """Where the answer of something that estimates is off by more than it may be; "" if nowhere.
+
+    Uniques may be off by a twentieth, quantiles by two hundredths of the rank; everything else has to be equal.
+    """
+    wanted = keyed(expected(shop, question), question.keys)
+    edges = [
+        keyed(expected(shop, replace(question, measures=tuple(_moved(m, by) for m in question.measures))), question.keys)
+        for by in (-0.02, 0.02)
+    ]
+    answer = keyed(found, question.keys)
+    if answer.keys() != wanted.keys():
+        missing, odd = wanted.keys() - answer.keys(), answer.keys() - wanted.keys()
+        return f"missing groups {sorted(map(str, missing))[:5]}, odd groups {sorted(map(str, odd))[:5]}"
+    for key, row in answer.items():
+        for place, measure in enumerate(question.measures):
+            value, right = row[place], wanted[key][place]
+            low, high = edges[0][key][place], edges[1][key][place]
+            if measure.kind == "unique":
+                good = abs(value - right) <= max(right / 20, 0.5)
+            elif measure.kind == "quantile" and right is not None:
+                good = low <= value <= high
+            else:
+                good = _close(value, right)
+            if not good:
+                return f"{measure.name} of {key} is {value!r} and should be {right!r}"
+    return ""
+
+
+def _moved(measure: Measure, by: float) -> Measure:
+    return replace(measure, q=min(1.0, max(0.0, measure.q + by)))
 
 
 def _close(a: Any, b: Any) -> bool:

@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 
-from rta.config import LimitSettings, Settings
 from rta.query.periods import parse_instant_ms
-from rta.serve.scan import ScanPool
-from rta.serve.service import QueryService
-from rta.store.cache import FileCache
+from tests.differential.desk import desk
 from tests.differential.questions import Check, Measure, Question, Row, Tree, draw, expected, ordered, same
 from tests.differential.shop import Shop, build, make_shop
 from tests.query.world import World
@@ -63,25 +60,16 @@ def rows_of(question: Question, body: dict[str, Any]) -> list[Row]:
 
 async def ask_all(world: World, shop: Shop, rng: random.Random) -> dict[str, int]:
     """Ask, compare, and count which tables answered."""
-    scans = ScanPool(1 << 30, threads=1)
-    service = QueryService(
-        world, world, FileCache(64 << 20), scans, Settings(limits=LimitSettings(query_time=120_000)), world.store
-    )
     used: dict[str, int] = {}
-    try:
+    async with desk(world) as ask:
         for _ in range(QUESTIONS):
             question = draw(rng, shop)
             asked = document(question)
-            reply = await service.answer(asked, after_header=None, if_none_match=None, accept_arrow=False)
-            body = json.loads(reply.body)
+            body = await ask.query(asked)
             found, wanted = rows_of(question, body), expected(shop, question)
-            keys = len(question.group_by) + (question.step != "all")
-            assert same(found, wanted, keys), f"{json.dumps(asked)}\nfound {found[:5]}\nwanted {wanted[:5]}"
+            assert same(found, wanted, question.keys), f"{json.dumps(asked)}\nfound {found[:5]}\nwanted {wanted[:5]}"
             for source in body["meta"]["sources"]:
                 used[source] = used.get(source, 0) + 1
-    finally:
-        await service.close()
-        await scans.close()
     return used
 
 
