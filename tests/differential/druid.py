@@ -75,13 +75,10 @@ def _filter(part: Tree | Check) -> dict[str, Any]:
         case "eq":
             return {"type": "selector", "dimension": field, "value": str(values[0])}
         case op:
-            edge = {"upper": str(values[0]), "upperStrict": True} if op == "lt" else {"lower": str(values[0])}
-            return {
-                "type": "bound",
-                "dimension": field,
-                "ordering": "numeric" if field == "n" else "lexicographic",
-                **edge,
-            }
+            # Not `bound`, to which a null lies below everything.
+            edge = {"upper": values[0], "upperOpen": True} if op == "lt" else {"lower": values[0]}
+            kind = "LONG" if field == "n" else "STRING"
+            return {"type": "range", "column": field, "matchValueType": kind, **edge}
 
 
 def rows_of_native(question: Question, answer: list[dict[str, Any]]) -> list[Row]:

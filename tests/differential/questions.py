@@ -194,7 +194,7 @@ def same(found: Sequence[Row], wanted: Sequence[Row], keys: int) -> bool:
 def bounded(found: Sequence[Row], shop: Shop, question: Question) -> str:
     """Where the answer of something that estimates is off by more than it may be; "" if nowhere.
 
-    Uniques may be off by a twentieth, quantiles by two hundredths of the rank; everything else has to be equal.
+    Uniques may be off by a twentieth and one, quantiles by two hundredths of the rank; everything else has to be equal.
     """
     wanted = keyed(expected(shop, question), question.keys)
     edges = [
@@ -210,7 +210,7 @@ def bounded(found: Sequence[Row], shop: Shop, question: Question) -> str:
             value, right = row[place], wanted[key][place]
             low, high = edges[0][key][place], edges[1][key][place]
             if measure.kind == "unique":
-                good = abs(value - right) <= max(right / 20, 0.5)
+                good = abs(value - right) <= right / 20 + 1
             elif measure.kind == "quantile" and right is not None:
                 good = low <= value <= high
             else:
