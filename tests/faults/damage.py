@@ -52,7 +52,8 @@ def flipped_byte(plant: Plant, hold_s: float) -> None:
 
 def _one_flipped(plant: Plant, hold_s: float) -> bool:
     """False when the file left the table at that moment: nobody reads it any more."""
-    file = max(plant.raw_files(), key=lambda path: path.stat().st_size)
+    # The newest one, which no worker has read yet: each compares the checksums of a file once.
+    file = max(plant.raw_files(), key=lambda path: path.stat().st_mtime_ns)
     place, event, within = _inside(file)
     with _damaged(file) as content:
         file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
