@@ -24,6 +24,8 @@ Numbers = npt.NDArray[Any]
 Scalar = str | int | float | bool
 ENTRY_BYTES = 120
 """About what one value of a dictionary costs beside its text."""
+ASKED_MAX = 64
+"""Sets of columns that a block remembers to have decoded."""
 
 
 class Dictionary:
@@ -146,7 +148,17 @@ class Block:
         self._numbers: dict[str, NumberColumn] = {}
         self._lists: dict[str, ListColumn] = {}
         self._sketches: dict[str, tuple[Longs, list[bytes]]] = {}
+        self._asked: set[tuple[str, ...]] = set()
         self.frame_bytes = int(self.frame.estimated_size())
+
+    def asked(self, columns: tuple[str, ...]) -> bool:
+        """Whether these were asked for together before, so that all of them are decoded."""
+        return columns in self._asked
+
+    def note_asked(self, columns: tuple[str, ...]) -> None:
+        if len(self._asked) >= ASKED_MAX:
+            self._asked = set()
+        self._asked.add(columns)
 
     def has(self, column: str) -> bool:
         return column in self.frame.columns

@@ -74,6 +74,8 @@ def run_rollup(plan: Plan, blocks: Sequence[Block | pl.DataFrame]) -> Answer:
         columns.append(column.alias(planned.metric.name))
         if bound:
             bounds[planned.metric.name] = bound
+    for part in rows.slices:
+        part.block.note_asked(plan.columns)
     frame, more = cut(pl.DataFrame(columns), plan)
     return Answer(frame, bounds, more)
 

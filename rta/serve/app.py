@@ -142,6 +142,7 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.actors.kernels import warm_up
     from rta.actors.remote import RemotePeers
     from rta.serve.control import RemoteControl
+    from rta.serve.front import offer
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
     from rta.serve.service import QueryService
@@ -169,10 +170,12 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         service.answers.share(link)
     control = RemoteControl(lambda snapshots: sharing(settings, link, snapshots))
     app = build_query_app(service, definitions, control, settings, service.registry)
+    offer(app.state.questions)
 
     warming = asyncio.create_task(scans.warm_up())
 
     async def close() -> None:
+        offer(None)
         warming.cancel()
         await service.close()
         await scans.close()

@@ -57,6 +57,10 @@ class View(Protocol):
         """
         ...
 
+    def files_at_hand(self, table: str) -> Sequence[FileRef] | None:
+        """The same, where that takes no look into the store; else None. For the event loop, which must not wait."""
+        ...
+
     def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
         """Rollup rows beyond the files: open buckets, buffered late rows, hot segments.
 
@@ -122,6 +126,10 @@ class Views(Protocol):
         """
         ...
 
+    def at_once(self, datasource: Datasource, staleness_ms: int, after: Position | None) -> View | None:
+        """The same without waiting, if this process has such a view. May begin to take the next one beside."""
+        ...
+
     async def renew(self, view: View) -> None:
         """The view names something that is not there any more: the next one is made of what the store says then."""
         ...
@@ -132,6 +140,10 @@ class Definitions(Protocol):
 
     async def get(self, name: str) -> Datasource:
         """Looks again in the store before it says NotFoundError (which names the nearest valid name)."""
+        ...
+
+    def at_hand(self, name: str) -> Datasource | None:
+        """The same without waiting; None where that would take a look into the store."""
         ...
 
     async def all(self) -> list[Datasource]: ...

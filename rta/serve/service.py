@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -26,9 +27,10 @@ import pyarrow.compute as pc
 
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
-from rta.events.schemas import TIME, TIMESTAMP, Datasource, Rollup
+from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Datasource, Rollup
 from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
+from rta.query.cost import estimate_us
 from rta.query.execute import run_rollup
 from rta.query.model import Query
 from rta.query.parse import parse_query
@@ -55,6 +57,11 @@ RENEWALS_MAX = 2
 """How often a question takes a newer view because files or rows of the last one are gone."""
 HOT_BLOCKS_MAX = 32
 """Rollups whose rows beyond the files are kept decoded."""
+INLINE_US_MAX = 4_000
+"""A question over decoded rows that takes less is answered in the event loop: threads share one interpreter, so that others wait
+for it all the same, and going to a thread and back costs 0.5-2 ms."""
+DECODED_ROWS_MAX = 5_000
+"""So many new rows beyond the files are decoded in the event loop."""
 INLINE_ROWS_MAX = 50_000
 """So many raw rows, and no files, are scanned here: 10-20 ms, and the worker's start is saved."""
 
@@ -77,6 +84,14 @@ class _Wants(NamedTuple):
     after_header: str | None
     if_none_match: str | None
     accept_arrow: bool
+    begun: float
+
+
+class _Asked(NamedTuple):
+    """What a reply needs to know of the request."""
+
+    etag: str
+    arrow: bool
     begun: float
 
 
@@ -138,6 +153,7 @@ class QueryService:
         self._under_way: dict[bytes, asyncio.Task[Found]] = {}
         self._waiting: dict[asyncio.Task[Found], int] = {}
         self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
+        self._keeping = threading.Lock()
 
     async def answer(
         self, document: Mapping[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
@@ -167,7 +183,7 @@ class QueryService:
         begun, accept_arrow = wants.begun, wants.accept_arrow
         prepared = await self._prepare(wants.document, wants.after_header, limit_s)
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
-        etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
+        etag = _etag(key)
         if wants.if_none_match is not None and _matches(wants.if_none_match, etag):
             return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
         finished = self.answers.known(key)
@@ -182,10 +198,44 @@ class QueryService:
                     raise
                 await self._views.renew(prepared.view)
                 return None
-        meta = _meta(prepared, finished, cached, begun)
-        if accept_arrow:
-            return Reply(200, finished.rows, ARROW, etag, meta | ({"next": finished.next} if finished.next else {}))
-        return Reply(200, _body(finished, meta), JSON, etag, meta)
+        return _reply(prepared, finished, cached, _Asked(etag, accept_arrow, begun))
+
+    def answer_now(
+        self, document: Mapping[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
+    ) -> Reply | None:
+        """Answer a question without waiting for anything and in little time; None where that can't be.
+
+        It can where the definition, a view and its files are known here, and the answer is kept, or its rows are decoded and
+        few: then handing it to a thread and back would cost more than answering it. Raises as `answer` does.
+        """
+        begun = time.perf_counter()
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        datasource = self._definitions.at_hand(query.datasource)
+        if datasource is None:
+            return None
+        view = self._views.at_once(datasource, query.max_staleness_ms, _position(query, after_header))
+        if view is None or (_forgets_rollups(datasource) and view.files_at_hand(EVENTS) is None):
+            return None
+        planned = self._plan(query, view, time.time_ns() // 1_000_000)
+        files = view.files_at_hand(planned.table)
+        if files is None or (
+            planned.rollup is not None and self._undecoded_rows(view, planned.rollup) > DECODED_ROWS_MAX
+        ):
+            return None
+        prepared = self._prepared(planned, view, files)
+        key = prepared.key + (b"arrow" if accept_arrow else b"json")
+        etag = _etag(key)
+        if if_none_match is not None and _matches(if_none_match, etag):
+            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
+        finished = self.answers.held(key)
+        cached = finished is not None
+        if finished is None:
+            finished = self._run_now(key, prepared, accept_arrow)
+            if finished is None:
+                return None
+            self.answers.keep(key, finished)
+        self.answers.looked(hit=cached)
+        return _reply(prepared, finished, cached, _Asked(etag, accept_arrow, begun))
 
     async def explain(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """How the question would be answered now, and how much that reads."""
@@ -226,9 +276,15 @@ class QueryService:
 
     def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
         """Plan the question and find what it reads (in the thread that looks up files)."""
+        planned = self._plan(query, view, now_ms)
+        return self._prepared(planned, view, view.files(planned.table))
+
+    def _plan(self, query: Query, view: View, now_ms: int) -> Plan:
         datasource = view.datasource
-        planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
-        files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
+        return plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
+
+    def _prepared(self, planned: Plan, view: View, of_table: Sequence[FileRef]) -> Prepared:
+        files = tuple(within_range(of_table, (planned.start_ms, planned.end_ms)))
         parts = view.parts(planned.table, planned.start_ms, planned.end_ms)
         hot: tuple[Block, ...] = ()
         has_hot, dictionaries = bool(parts), None
@@ -247,19 +303,29 @@ class QueryService:
             digest.update(name.encode() + b"\0")
         return digest.digest()
 
+    def _undecoded_rows(self, view: View, rollup: Rollup) -> int:
+        """Of the view's frames that no question has asked for yet."""
+        known = self._hot_blocks.get((view.datasource.folder, rollup.name), {})
+        return sum(frame.height for frame in view.partials(rollup.name) if id(frame) not in known)
+
     def _hot_of(self, view: View, rollup: Rollup, dictionaries: Dictionaries) -> Sequence[Block]:
-        """The view's frames decoded; a frame that an earlier view had too is decoded already."""
+        """The view's frames decoded; a frame that an earlier view had too is decoded already.
+
+        In the event loop or in the thread that looks up files: at worst both decode the same frame.
+        """
         key = (view.datasource.folder, rollup.name)
-        known = self._hot_blocks.pop(key, {})
+        known = self._hot_blocks.get(key, {})
         found: dict[int, tuple[pl.DataFrame, Block]] = {}
         for frame in view.partials(rollup.name):
             _, block = known.get(id(frame), (frame, None))  # the frame is kept, so that its id stays its own
             if block is None or block.dictionaries is not dictionaries:
                 block = Block(frame, dictionaries)
             found[id(frame)] = (frame, block)
-        self._hot_blocks[key] = found
-        while len(self._hot_blocks) > HOT_BLOCKS_MAX:
-            self._hot_blocks.popitem(last=False)
+        with self._keeping:
+            self._hot_blocks.pop(key, None)
+            self._hot_blocks[key] = found
+            while len(self._hot_blocks) > HOT_BLOCKS_MAX:
+                self._hot_blocks.popitem(last=False)
         return [block for _, block in found.values()]
 
     async def _once(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Found:
@@ -295,6 +361,16 @@ class QueryService:
             return await self._run_raw(prepared, arrow, limit_s)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._running, self._run_rollup, prepared, arrow)
+
+    def _run_now(self, key: bytes, prepared: Prepared, arrow: bool) -> Finished | None:
+        """The answer from decoded rows; None where somebody computes it already, or that would hold up others."""
+        planned, dictionaries = prepared.plan, prepared.dictionaries
+        if planned.rollup is None or dictionaries is None or key in self._under_way:
+            return None
+        blocks = self._cache.known_blocks(planned.datasource, planned.rollup, prepared.files, dictionaries)
+        if blocks is None or estimate_us(planned, [*blocks, *prepared.hot]) > INLINE_US_MAX:
+            return None
+        return finish(run_rollup(planned, [*blocks, *prepared.hot]), arrow)
 
     def _run_rollup(self, prepared: Prepared, arrow: bool) -> Finished:
         rollup, dictionaries = prepared.plan.rollup, prepared.dictionaries
@@ -335,7 +411,7 @@ def _forgets_rollups(datasource: Datasource) -> bool:
 
 
 def _oldest_ms(view: View) -> int:
-    return min((f.time_min_ms for f in view.files("events")), default=TIME_MS_MAX)
+    return min((f.time_min_ms for f in view.files(EVENTS)), default=TIME_MS_MAX)
 
 
 def _in_range(rows: pa.Table, planned: Plan) -> pa.Table:
@@ -353,6 +429,18 @@ def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
 def _matches(if_none_match: str, etag: str) -> bool:
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return "*" in tags or etag in tags or etag.strip('"') in tags
+
+
+def _etag(key: bytes) -> str:
+    return f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
+
+
+def _reply(prepared: Prepared, finished: Finished, cached: bool, asked: _Asked) -> Reply:
+    meta = _meta(prepared, finished, cached, asked.begun)
+    if asked.arrow:
+        following = {"next": finished.next} if finished.next else {}
+        return Reply(200, finished.rows, ARROW, asked.etag, meta | following)
+    return Reply(200, _body(finished, meta), JSON, asked.etag, meta)
 
 
 def _meta(prepared: Prepared, finished: Finished | None, cached: bool, begun: float) -> dict[str, Any]:

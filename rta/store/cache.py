@@ -85,6 +85,21 @@ class FileCache:
             out.append(block)
         return out
 
+    def known_blocks(
+        self, datasource: Datasource, rollup: Rollup, files: Sequence[FileRef], dictionaries: Dictionaries
+    ) -> list[Block] | None:
+        """The files' rows if all of them are here; reads nothing."""
+        table = (datasource.folder, rollup.table)
+        with self._lock:
+            keys = [(table, file.path) for file in files]
+            found = [block for key in keys if (block := self._blocks.get(key)) is not None]
+            if len(found) < len(keys) or any(block.dictionaries is not dictionaries for block in found):
+                return None
+            self.hits += len(found)
+            for key in keys:
+                self._blocks.move_to_end(key)
+            return found
+
     def _known(self, table: Table, file: FileRef, dictionaries: Dictionaries) -> Block | None:
         with self._lock:
             block = self._blocks.get((table, file.path))
