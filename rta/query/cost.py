@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rta.query.block import Block
 from rta.query.conditions import compares
+from rta.query.execute import Piece
 from rta.query.model import QueryMetricType
-from rta.query.planner import Plan
+from rta.query.plan import Plan
 
 FIXED_US = 150
 ROW_NS = 2
@@ -25,12 +25,12 @@ UNDECODED_NS = 150
 _LISTED = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE)
 
 
-def estimate_us(plan: Plan, blocks: Sequence[Block]) -> float:
-    """CPU time of `rta.query.execute.run_rollup` for this plan and blocks, in microseconds."""
+def estimate_us(plan: Plan, pieces: Sequence[Piece]) -> float:
+    """CPU time of `rta.query.execute.run_rollup` for this plan and pieces, in microseconds."""
     passes = len(plan.group_by) + 2 * len(plan.metrics) + sum(1 for _ in compares(plan.query.where))
     ns = 0
-    for block in blocks:
-        first_time, end_time = np.searchsorted(block.times, (plan.start_ms, plan.end_ms)).tolist()
+    for block, start_ms, end_ms in pieces:
+        first_time, end_time = np.searchsorted(block.times, (start_ms, end_ms)).tolist()
         first, end = int(block.begins[first_time]), int(block.begins[end_time])
         ns += (end - first) * passes * ROW_NS
         if not block.asked(plan.columns):

@@ -57,10 +57,6 @@ class View(Protocol):
         """
         ...
 
-    def files_at_hand(self, table: str) -> Sequence[FileRef] | None:
-        """The same, where that takes no look into the store; else None. For the event loop, which must not wait."""
-        ...
-
     def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
         """Rollup rows beyond the files: open buckets, buffered late rows, hot segments.
 
@@ -75,12 +71,20 @@ class View(Protocol):
         """
         ...
 
+    def hot_times(self, table: str) -> tuple[int, int] | None:
+        """First and last time, both included, that rows of a table beyond its files may have; None when there are none."""
+        ...
+
     async def rows(self, table: str) -> pa.Table:
         """Rows of a table of single rows ("events", "rejected") beyond the files, in its schema.
 
         Raises ViewGoneError when they have been let go of.
         """
         ...
+
+
+class NotAtHandError(Exception):
+    """An answer can't be given without looking into the store or waiting for somebody. Whoever asked takes the long way."""
 
 
 class AwayError(Exception):
@@ -127,7 +131,10 @@ class Views(Protocol):
         ...
 
     def at_once(self, datasource: Datasource, staleness_ms: int, after: Position | None) -> View | None:
-        """The same without waiting, if this process has such a view. May begin to take the next one beside."""
+        """The same without waiting, if this process has such a view. May begin to take the next one beside.
+
+        For the event loop: its `files` raise NotAtHandError where they would have to be looked up in the store.
+        """
         ...
 
     async def renew(self, view: View) -> None:

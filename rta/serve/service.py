@@ -16,42 +16,38 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import orjson
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
-from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Datasource, Rollup
-from rta.query.answer import format_time
+from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Rollup
 from rta.query.block import Block, Dictionaries
 from rta.query.cost import estimate_us
-from rta.query.execute import run_rollup
+from rta.query.ends import ends_ms
+from rta.query.execute import Piece, run_rollup
 from rta.query.model import Query
 from rta.query.parse import parse_query
 from rta.query.planner import Plan, explain, plan
 from rta.query.position import Position, decode_position
-from rta.query.shape import shape_of
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.answers import Answers
 from rta.serve.metrics import Registry
-from rta.serve.ports import Definitions, View, Views
+from rta.serve.ports import Definitions, NotAtHandError, View, Views
+from rta.serve.reads import Prepared, Read, explained, find_reads, inside_ms, names_beyond, stock_of
+from rta.serve.replies import ARROW, JSON, Asked, etag_of, matches, meta_of, reply_of
+from rta.serve.replies import Reply as Reply
 from rta.serve.scan import ScanPool
-from rta.serve.scan_task import Finished, answer_raw, finish, hot_source
+from rta.serve.scan_task import Finished, answer_raw, finish, folded, hot_source
 from rta.store.cache import FileCache
-from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
-from rta.store.parquet import within_range
 
 Found = tuple[Finished, bool]
 """An answer, and whether it was in the cache that replicas share."""
-JSON = "application/json"
-ARROW = "application/vnd.apache.arrow.stream"
 ANSWERS_BYTES_MAX = 64 << 20
 RENEWALS_MAX = 2
 """How often a question takes a newer view because files or rows of the last one are gone."""
@@ -66,17 +62,6 @@ INLINE_ROWS_MAX = 50_000
 """So many raw rows, and no files, are scanned here: 10-20 ms, and the worker's start is saved."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A finished answer. `meta` is inside a JSON body already; an Arrow body has no place for it."""
-
-    status: int
-    body: bytes
-    content_type: str
-    etag: str
-    meta: dict[str, Any]
-
-
 class _Wants(NamedTuple):
     """What a caller asked for, and when (`time.perf_counter`)."""
 
@@ -85,37 +70,6 @@ class _Wants(NamedTuple):
     if_none_match: str | None
     accept_arrow: bool
     begun: float
-
-
-class _Asked(NamedTuple):
-    """What a reply needs to know of the request."""
-
-    etag: str
-    arrow: bool
-    begun: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A planned question with what it reads.
-
-    Args:
-        files: Of the plan's table, in its range.
-        hot: Decoded rollup rows beyond them, with rows in the range; none when raw events are read.
-        has_hot: Whether rows beyond the files can be in the range.
-        shared: Whether its answer is worth sharing with other replicas. Not that of a rollup with hot rows: it is made in
-            the time of asking for it, and the next event gives it another key.
-        key: Of the answer.
-    """
-
-    plan: Plan
-    view: View
-    files: tuple[FileRef, ...]
-    hot: tuple[Block, ...]
-    dictionaries: Dictionaries | None
-    has_hot: bool
-    shared: bool
-    key: bytes
 
 
 class QueryService:
@@ -183,9 +137,9 @@ class QueryService:
         begun, accept_arrow = wants.begun, wants.accept_arrow
         prepared = await self._prepare(wants.document, wants.after_header, limit_s)
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
-        etag = _etag(key)
-        if wants.if_none_match is not None and _matches(wants.if_none_match, etag):
-            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
+        etag = etag_of(key)
+        if wants.if_none_match is not None and matches(wants.if_none_match, etag):
+            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, meta_of(prepared, None, True, begun))
         finished = self.answers.known(key)
         cached = finished is not None
         if finished is None:
@@ -198,7 +152,7 @@ class QueryService:
                     raise
                 await self._views.renew(prepared.view)
                 return None
-        return _reply(prepared, finished, cached, _Asked(etag, accept_arrow, begun))
+        return reply_of(prepared, finished, cached, Asked(etag, accept_arrow, begun))
 
     def answer_now(
         self, document: Mapping[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
@@ -214,19 +168,16 @@ class QueryService:
         if datasource is None:
             return None
         view = self._views.at_once(datasource, query.max_staleness_ms, _position(query, after_header))
-        if view is None or (_forgets_rollups(datasource) and view.files_at_hand(EVENTS) is None):
+        if view is None:
             return None
-        planned = self._plan(query, view, time.time_ns() // 1_000_000)
-        files = view.files_at_hand(planned.table)
-        if files is None or (
-            planned.rollup is not None and self._undecoded_rows(view, planned.rollup) > DECODED_ROWS_MAX
-        ):
+        try:
+            prepared = self._look(query, view, time.time_ns() // 1_000_000, DECODED_ROWS_MAX)
+        except NotAtHandError:
             return None
-        prepared = self._prepared(planned, view, files)
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
-        etag = _etag(key)
-        if if_none_match is not None and _matches(if_none_match, etag):
-            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
+        etag = etag_of(key)
+        if if_none_match is not None and matches(if_none_match, etag):
+            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, meta_of(prepared, None, True, begun))
         finished = self.answers.held(key)
         cached = finished is not None
         if finished is None:
@@ -235,7 +186,7 @@ class QueryService:
                 return None
             self.answers.keep(key, finished)
         self.answers.looked(hit=cached)
-        return _reply(prepared, finished, cached, _Asked(etag, accept_arrow, begun))
+        return reply_of(prepared, finished, cached, Asked(etag, accept_arrow, begun))
 
     async def explain(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """How the question would be answered now, and how much that reads."""
@@ -246,9 +197,7 @@ class QueryService:
         except TimeoutError as error:
             raise _late(limit_s) from error
         return explain(prepared.plan) | {
-            "files": len(prepared.files),
-            "rows": sum(f.rows for f in prepared.files),
-            "bytes": sum(f.bytes for f in prepared.files),
+            **explained(prepared.reads),
             "hot": prepared.has_hot,
             "version": prepared.view.version,
         }
@@ -274,32 +223,37 @@ class QueryService:
             view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
             return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
 
-    def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
-        """Plan the question and find what it reads (in the thread that looks up files)."""
-        planned = self._plan(query, view, now_ms)
-        return self._prepared(planned, view, view.files(planned.table))
+    def _look(self, query: Query, view: View, now_ms: int, decoded_rows_max: int | None = None) -> Prepared:
+        """Plan the question and find what it reads: in the thread that looks up files, or with a view that never waits.
 
-    def _plan(self, query: Query, view: View, now_ms: int) -> Plan:
+        Raises NotAtHandError where more than `decoded_rows_max` new rows beyond the files would have to be decoded.
+        """
         datasource = view.datasource
-        return plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
-
-    def _prepared(self, planned: Plan, view: View, of_table: Sequence[FileRef]) -> Prepared:
-        files = tuple(within_range(of_table, (planned.start_ms, planned.end_ms)))
-        parts = view.parts(planned.table, planned.start_ms, planned.end_ms)
+        planned = plan(query, datasource, now_ms, stock_of(view, query))
+        reads = find_reads(planned, view)
+        beyond, beyond_ends = names_beyond(planned, view)
         hot: tuple[Block, ...] = ()
-        has_hot, dictionaries = bool(parts), None
+        has_hot, dictionaries = bool(beyond or beyond_ends), None
         if planned.rollup is not None:
             dictionaries = self._cache.dictionaries(view.datasource, planned.rollup)
-            blocks = self._hot_of(view, planned.rollup, dictionaries)
-            hot = tuple(b for b in blocks if b.overlaps(planned.start_ms, planned.end_ms))
-            has_hot = bool(hot)
-        shared = planned.rollup is None or not parts
-        return Prepared(planned, view, files, hot, dictionaries, has_hot, shared, self._key(planned, files, parts))
+            if beyond:
+                if decoded_rows_max is not None and self._undecoded_rows(view, planned.rollup) > decoded_rows_max:
+                    raise NotAtHandError
+                blocks = self._hot_of(view, planned.rollup, dictionaries)
+                hot = tuple(b for b in blocks if b.overlaps(*inside_ms(planned)))
+            has_hot = bool(hot or beyond_ends)
+        shared = planned.rollup is None or not (beyond or beyond_ends)
+        key = self._key(planned, reads, (*beyond, "", *beyond_ends))
+        return Prepared(planned, view, reads, hot, dictionaries, has_hot, bool(beyond_ends), shared, key)
 
-    def _key(self, planned: Plan, files: Sequence[FileRef], parts: Sequence[str]) -> bytes:
+    def _key(self, planned: Plan, reads: Sequence[Read], beyond: Sequence[str]) -> bytes:
         """Of an answer. Whatever is not in the range is not in the key either."""
         digest = hashlib.blake2b(planned.key, digest_size=32)
-        for name in (self.run, planned.table, "", *(file.path for file in files), "", *parts):
+        names = [self.run]
+        for read in reads:
+            names += ["", read.part.table, str(read.part.start_ms), str(read.part.end_ms)]
+            names += [f"{file.table}/{file.path}" for file in read.files]
+        for name in (*names, "", *beyond):
             digest.update(name.encode() + b"\0")
         return digest.digest()
 
@@ -360,38 +314,60 @@ class QueryService:
         if prepared.plan.rollup is None:
             return await self._run_raw(prepared, arrow, limit_s)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._running, self._run_rollup, prepared, arrow)
+        ends = await self._fold_ends(prepared, limit_s) if prepared.plan.ends else None
+        return await loop.run_in_executor(self._running, self._run_rollup, prepared, ends, arrow)
 
     def _run_now(self, key: bytes, prepared: Prepared, arrow: bool) -> Finished | None:
         """The answer from decoded rows; None where somebody computes it already, or that would hold up others."""
-        planned, dictionaries = prepared.plan, prepared.dictionaries
-        if planned.rollup is None or dictionaries is None or key in self._under_way:
+        planned, rollup, dictionaries = prepared.plan, prepared.plan.rollup, prepared.dictionaries
+        if rollup is None or dictionaries is None or planned.ends or key in self._under_way:
             return None
-        blocks = self._cache.known_blocks(planned.datasource, planned.rollup, prepared.files, dictionaries)
-        if blocks is None or estimate_us(planned, [*blocks, *prepared.hot]) > INLINE_US_MAX:
+        pieces = [Piece(block, *inside_ms(planned)) for block in prepared.hot]
+        for read in prepared.reads:
+            blocks = self._cache.known_blocks(planned.datasource, rollup, read.files, dictionaries)
+            if blocks is None:
+                return None
+            pieces += [Piece(block, read.part.start_ms, read.part.end_ms) for block in blocks]
+        if estimate_us(planned, pieces) > INLINE_US_MAX:
             return None
-        return finish(run_rollup(planned, [*blocks, *prepared.hot]), arrow)
+        return finish(run_rollup(planned, pieces), arrow)
 
-    def _run_rollup(self, prepared: Prepared, arrow: bool) -> Finished:
-        rollup, dictionaries = prepared.plan.rollup, prepared.dictionaries
+    def _run_rollup(self, prepared: Prepared, ends: bytes | None, arrow: bool) -> Finished:
+        planned, rollup, dictionaries = prepared.plan, prepared.plan.rollup, prepared.dictionaries
         assert rollup is not None
         assert dictionaries is not None
-        blocks = self._cache.blocks(self._store, prepared.plan.datasource, rollup, prepared.files, dictionaries)
-        return finish(run_rollup(prepared.plan, [*blocks, *prepared.hot]), arrow)
+        pieces = [Piece(block, *inside_ms(planned)) for block in prepared.hot]
+        for read in prepared.reads:
+            if read.part.grain is not None:
+                blocks = self._cache.blocks(self._store, planned.datasource, rollup, read.files, dictionaries)
+                pieces += [Piece(block, read.part.start_ms, read.part.end_ms) for block in blocks]
+        if ends is not None:
+            pieces.append(Piece(Block(pl.read_ipc_stream(ends), dictionaries), *ends_ms(planned)))
+        return finish(run_rollup(planned, pieces), arrow)
+
+    async def _fold_ends(self, prepared: Prepared, limit_s: float) -> bytes:
+        """The raw ends of a rollup's question as its rows, an Arrow IPC stream."""
+        planned = prepared.plan
+        schema = planned.shape.schema
+        rows = await prepared.view.rows(EVENTS) if prepared.hot_ends else schema.empty_table()
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(self._running, _in_ends, rows, planned)
+        if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
+            return await loop.run_in_executor(self._running, folded, planned, [hot_source(rows)])
+        found = await self._scans.scan(
+            planned, self._store, prepared.raw_files, rows, arrow=True, time_limit_s=max(limit_s, 0.001)
+        )
+        return found.rows
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan
-        rows = (
-            await prepared.view.rows(planned.table)
-            if prepared.has_hot
-            else shape_of(planned.datasource, planned.table).schema.empty_table()
-        )
+        rows = await prepared.view.rows(planned.query.table) if prepared.has_hot else planned.shape.schema.empty_table()
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
-        if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:
+        if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
         return await self._scans.scan(
-            planned, self._store, prepared.files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
+            planned, self._store, prepared.raw_files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
         )
 
 
@@ -403,70 +379,25 @@ def _position(query: Query, header: str | None) -> Position | None:
     return found[0] if found else None
 
 
-def _forgets_rollups(datasource: Datasource) -> bool:
-    """Whether some rollup keeps its rows for a shorter time than the raw table, so that the planner asks how old data is."""
-    raw = datasource.retention.events_ms
-    kept = datasource.retention.rollups_ms
-    return raw is not None and any(kept.get(r.granularity, raw) < raw for r in datasource.rollups)
-
-
-def _oldest_ms(view: View) -> int:
-    return min((f.time_min_ms for f in view.files(EVENTS)), default=TIME_MS_MAX)
-
-
 def _in_range(rows: pa.Table, planned: Plan) -> pa.Table:
     if planned.start_ms == TIME_MS_MIN and planned.end_ms == TIME_MS_MAX:
         return rows
+    return rows.filter(_between(rows, planned.start_ms, planned.end_ms))
+
+
+def _in_ends(rows: pa.Table, planned: Plan) -> pa.Table:
+    taken = [rows.filter(_between(rows, end.start_ms, end.end_ms)) for end in planned.ends]
+    return pa.concat_tables(taken)
+
+
+def _between(rows: pa.Table, start_ms: int, end_ms: int) -> pa.ChunkedArray:
     times = rows.column(TIME)
-    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (planned.start_ms, planned.end_ms))
-    return rows.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
+    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (start_ms, end_ms))
+    return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
 
 
 def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
     return finish(answer_raw(planned, [hot_source(rows)]), arrow)
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return "*" in tags or etag in tags or etag.strip('"') in tags
-
-
-def _etag(key: bytes) -> str:
-    return f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
-
-
-def _reply(prepared: Prepared, finished: Finished, cached: bool, asked: _Asked) -> Reply:
-    meta = _meta(prepared, finished, cached, asked.begun)
-    if asked.arrow:
-        following = {"next": finished.next} if finished.next else {}
-        return Reply(200, finished.rows, ARROW, asked.etag, meta | following)
-    return Reply(200, _body(finished, meta), JSON, asked.etag, meta)
-
-
-def _meta(prepared: Prepared, finished: Finished | None, cached: bool, begun: float) -> dict[str, Any]:
-    """The quality of the answer. `time_range` is the absolute one that a relative range came to."""
-    planned, view = prepared.plan, prepared.view
-    return {
-        "watermark": None if view.watermark_ms is None else format_time(view.watermark_ms),
-        "version": view.version,
-        "complete": view.complete,
-        "sources": _sources(prepared),
-        "time_range": f"{format_time(planned.start_ms)}/{format_time(planned.end_ms)}",
-        "bounds": finished.bounds if finished else {},
-        "row_limit": planned.query.limit,
-        "truncated": finished.more if finished else False,
-        "cached": cached,
-        "elapsed_ms": round((time.perf_counter() - begun) * 1000, 3),
-    }
-
-
-def _sources(prepared: Prepared) -> Sequence[str]:
-    return [prepared.plan.table, *(["hot"] if prepared.has_hot else [])]
-
-
-def _body(finished: Finished, meta: dict[str, Any]) -> bytes:
-    following = b',"next":' + orjson.dumps(finished.next) if finished.next else b""
-    return b"".join((b'{"rows":', finished.rows, following, b',"meta":', orjson.dumps(meta), b"}"))
 
 
 def _late(limit_s: float) -> TimeLimitError:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import polars as pl
@@ -24,8 +24,9 @@ from rta.events.batch import read_as
 from rta.events.schemas import EVENTS, REJECTED, Datasource
 from rta.query.position import Position
 from rta.query.shape import shape_of
+from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.hot import HotState, Moment, SegmentUse
-from rta.serve.ports import View
+from rta.serve.ports import NotAtHandError, View
 from rta.serve.spans import RAW, Times, TimesByTable, times_of_frame, times_of_rows, within
 from rta.store.manifests import ManifestLog
 from rta.store.model import FileRef, Manifest
@@ -87,6 +88,8 @@ class ReplicaView:
     watermark_ms: int | None
     missing: tuple[int, ...]
     owner: FolderViews
+    never_waits: bool = False
+    """Whether it is read in the event loop."""
 
     @property
     def manifest(self) -> int:
@@ -106,13 +109,15 @@ class ReplicaView:
         return not self.missing
 
     def files(self, table: str) -> Sequence[FileRef]:
+        found = self.owner.files_at_hand(table, self.manifest)
+        if found is not None:
+            return found
+        if self.never_waits:
+            raise NotAtHandError
         try:
             return self.owner.files_at(table, self.manifest)
         except NotFoundError as error:
             raise ViewGoneError(f"the files of '{table}' at manifest {self.manifest}: {error}") from error
-
-    def files_at_hand(self, table: str) -> Sequence[FileRef] | None:
-        return self.owner.files_at_hand(table, self.manifest)
 
     def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
         frames = [state.partials[rollup] for state in self.states if rollup in state.partials]
@@ -126,6 +131,14 @@ class ReplicaView:
         states = [_named(key) for key, t in self.state_times.items() if within(t.get(name), start_ms, end_ms)]
         uses = [use.part(name, start_ms, end_ms) for use in self.moment.uses]
         return sorted([*states, *(part for part in uses if part is not None)])
+
+    def hot_times(self, table: str) -> Times | None:
+        if table == REJECTED:
+            return (TIME_MS_MIN, TIME_MS_MAX) if self._rejected_parts() else None
+        name = next((r.name for r in self.datasource.rollups if r.table == table), RAW)
+        times = [t[name] for t in self.state_times.values() if name in t]
+        times += [(span.start_ms, span.end_ms - 1) for use in self.moment.uses for span in use.spans.get(name, ())]
+        return (min(t[0] for t in times), max(t[1] for t in times)) if times else None
 
     def _rejected_parts(self) -> Sequence[str]:
         """Of any time: of the first so many rejected rows of a segment it does not matter in which chunks they came."""
@@ -404,7 +417,7 @@ class HotViews:
         view = None if views is None else views.at_once(datasource, staleness_ms)
         if view is None or (after is not None and (after.folder != datasource.folder or _behind(view, after))):
             return None
-        return view
+        return replace(view, never_waits=True)
 
     async def renew(self, view: View) -> None:
         await self._folders[view.datasource.folder].renew()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rta.errors import CorruptFileError, InvalidQueryError, NotFoundError, TimeL
 from rta.query.answer import read_stream
 from rta.query.position import Position
 from rta.serve.answers import AnswerCache
-from rta.serve.ports import View
+from rta.serve.ports import NotAtHandError, View
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished
 from rta.serve.service import RENEWALS_MAX, QueryService, Reply
@@ -165,8 +165,8 @@ def test_a_question_over_decoded_rows_is_answered_at_once_with_what_has_come_sin
 class Unread(FixedView):
     """A view whose files nobody has looked up yet."""
 
-    def files_at_hand(self, table: str) -> None:
-        return None
+    def files(self, table: str) -> Sequence[FileRef]:
+        raise NotAtHandError
 
 
 def test_what_takes_a_look_into_the_store_is_not_answered_at_once(tmp_path: Path) -> None:
@@ -314,6 +314,56 @@ def test_explain_names_the_table_and_what_is_read(tmp_path: Path) -> None:
         assert (found["table"], found["files"]) == ("events", 1)
         assert found["rows"] == 15_000
         assert found["bytes"] > 0
+
+    run(tmp_path, scenario)
+
+
+RAGGED = "2015-09-12T03:59:17.123Z/2015-09-12T{end}Z"
+
+
+@pytest.mark.parametrize("end", ["06:00:41.500", "23:59:41.500"], ids=["in files", "beyond files too"])
+def test_ragged_ends_are_read_from_raw_events_and_added(tmp_path: Path, end: str) -> None:
+    """The rest comes from the rollup; the answer is the one that raw events alone give."""
+    metrics = [
+        {"name": "n", "type": "count"},
+        {"name": "mean", "type": "avg", "field": "added"},
+        {"name": "least", "type": "min", "field": "delta"},
+        {"name": "p90", "type": "quantile", "field": "delta", "q": 0.9},
+        {"name": "users", "type": "unique_count", "field": "user"},
+    ]
+    document = {
+        "datasource": "wikipedia",
+        "metrics": metrics,
+        "time_range": RAGGED.format(end=end),
+        "granularity": "hour",
+        "group_by": ["isRobot"],
+        "filters": {"isNew": False},
+    }
+
+    async def scenario(ask: Asker) -> None:
+        mixed = await ask(document)
+        assert mixed.meta["sources"][:2] == ["rollup_edits_minute", "events"]
+        assert ("hot" in mixed.meta["sources"]) == (end == "23:59:41.500")
+        exact = [m | {"exact": True} if m["type"] in ("quantile", "unique_count") else m for m in metrics]
+        raw = await ask({**document, "metrics": exact})
+        assert raw.meta["sources"][0] == "events"
+        assert mixed.meta["bounds"] == {}
+        assert json.loads(mixed.body)["rows"] == json.loads(raw.body)["rows"]
+        assert (await ask(document)).meta["cached"] is True
+
+    run(tmp_path, scenario)
+
+
+def test_explain_shows_what_each_rule_did_and_what_each_part_reads(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        found = await ask.service.explain({**COUNT, "time_range": RAGGED.format(end="06:00:00"), "group_by": ["isNew"]})
+        assert found["tables"] == ["rollup_edits_minute", "events"]
+        assert [read["table"] for read in found["reads"]] == ["events", "rollup_edits_minute"]
+        assert found["reads"][0]["time_range"] == "2015-09-12T03:59:17.123Z/2015-09-12T04:00:00.000Z"
+        assert found["rows"] == sum(read["rows"] for read in found["reads"]) > 15_000
+        steps = {step["rule"]: step for step in found["rules"]}
+        assert steps["rollup choice"]["after"] == {"candidates": ["edits"]}
+        assert steps["hot/cold split"] == {"rule": "hot/cold split", "before": {}, "after": {}}
 
     run(tmp_path, scenario)
 
