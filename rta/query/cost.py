@@ -32,6 +32,8 @@ def estimate_us(plan: Plan, pieces: Sequence[Piece]) -> float:
     for block, start_ms, end_ms in pieces:
         first_time, end_time = np.searchsorted(block.times, (start_ms, end_ms)).tolist()
         first, end = int(block.begins[first_time]), int(block.begins[end_time])
+        if end == first:
+            continue
         ns += (end - first) * passes * ROW_NS
         if not block.asked(plan.columns):
             ns += block.frame.height * len(plan.columns) * UNDECODED_NS

@@ -24,7 +24,7 @@ from rta.serve.http import (
     send_answer,
 )
 from rta.serve.metrics import Registry
-from rta.serve.requests import read_json, unless_gone
+from rta.serve.requests import json_object, read_json_body, unless_gone
 
 LOG = logging.getLogger("rta.serve")
 PATH = "/v1/query"
@@ -61,8 +61,20 @@ class Reply(Protocol):
 class QueryService(Protocol):
     """Answers questions. All raise `RtaError`; what is awaited may be cancelled at any time."""
 
+    def answer_again(
+        self, body: bytes, *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
+    ) -> Reply | None:
+        """The answer to a document that was answered before, if it still holds; None where it has to be read."""
+        ...
+
     def answer_now(
-        self, document: dict[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
+        self,
+        document: dict[str, Any],
+        *,
+        body: bytes,
+        after_header: str | None,
+        if_none_match: str | None,
+        accept_arrow: bool,
     ) -> Reply | None:
         """The answer without waiting for anything; None where `answer` has to be asked."""
         ...
@@ -116,13 +128,17 @@ class QueryEndpoint:
         await send_answer(send, answer)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        document = await read_json(scope, receive)
+        body = await read_json_body(scope, receive)
         wants: dict[str, Any] = {
             "after_header": header(scope, b"rta-after"),
             "if_none_match": header(scope, b"if-none-match"),
             "accept_arrow": ARROW in (header(scope, b"accept") or ""),
         }
-        reply = self._service.answer_now(document, **wants)
+        reply = self._service.answer_again(body, **wants)
+        if reply is not None:
+            return _answer_of(reply)
+        document = json_object(body)
+        reply = self._service.answer_now(document, body=body, **wants)
         if reply is None:
             reply = await unless_gone(receive, self._service.answer(document, **wants))
         return _answer_of(reply)

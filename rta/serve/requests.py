@@ -57,15 +57,14 @@ def raw_answer(answer: Answer) -> Response:
 
 
 async def read_document(request: Request) -> dict[str, Any]:
-    """The body as a JSON object; see `read_json`."""
-    return await read_json(request.scope, request.receive)
+    """The body as a JSON object. Raises what `read_json_body` and `json_object` do."""
+    return json_object(await read_json_body(request.scope, request.receive))
 
 
-async def read_json(scope: Scope, receive: Receive) -> dict[str, Any]:
-    """The body of an ASGI call as a JSON object.
+async def read_json_body(scope: Scope, receive: Receive) -> bytes:
+    """The body of an ASGI call that says to be JSON.
 
     Raises:
-        BadRequestError: no JSON (NaN and lone surrogates are none), or no object.
         TooLargeError, UnsupportedMediaError, ClientGoneError
     """
     content_type = (header(scope, b"content-type") or "").split(";", 1)[0].strip().lower()
@@ -76,7 +75,15 @@ async def read_json(scope: Scope, receive: Receive) -> dict[str, Any]:
     length = declared_length(scope)
     if length is not None and length > BODY_BYTES_MAX:
         raise too_large(f"{length:,} bytes are announced", BODY_BYTES_MAX)
-    body = await read_body(receive, BODY_BYTES_MAX)
+    return await read_body(receive, BODY_BYTES_MAX)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A body as a JSON object.
+
+    Raises:
+        BadRequestError: no JSON (NaN and lone surrogates are none), or no object.
+    """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -128,8 +128,19 @@ class FakeService:
     asked: list[dict[str, Any]] = field(default_factory=list)
     cancelled: int = 0
 
+    def answer_again(
+        self, body: bytes, *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
+    ) -> FakeReply | None:
+        return None
+
     def answer_now(
-        self, document: dict[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
+        self,
+        document: dict[str, Any],
+        *,
+        body: bytes,
+        after_header: str | None,
+        if_none_match: str | None,
+        accept_arrow: bool,
     ) -> FakeReply | None:
         if not self.quick:
             return None
