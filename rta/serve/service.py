@@ -157,7 +157,7 @@ class QueryService:
         begun, accept_arrow = wants.begun, wants.accept_arrow
         prepared = await self._prepare(wants.document, wants.after_header, limit_s)
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
-        etag = etag_of(key)
+        etag = etag_of(key, prepared.view.complete)
         if wants.if_none_match is not None and matches(wants.if_none_match, etag):
             return Reply(304, b"", ARROW if accept_arrow else JSON, etag, meta_of(prepared, None, True, begun))
         finished = self.answers.known(key)
@@ -187,7 +187,7 @@ class QueryService:
         if self._definitions.at_hand(query.datasource) is not prepared.view.datasource:
             return None
         view = self._views.at_once(prepared.view.datasource, query.max_staleness_ms, None)
-        if view is None or (view.manifest, view.version) != found.moment:
+        if view is None or (view.manifest, view.version) != found.moment or view.complete != prepared.view.complete:
             return None
         self._again.move_to_end((body, accept_arrow))
         self.answers.looked(hit=True)
@@ -223,7 +223,7 @@ class QueryService:
         except NotAtHandError:
             return None
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
-        etag = etag_of(key)
+        etag = etag_of(key, prepared.view.complete)
         if if_none_match is not None and matches(if_none_match, etag):
             return Reply(304, b"", ARROW if accept_arrow else JSON, etag, meta_of(prepared, None, True, begun))
         finished = self.answers.held(key)

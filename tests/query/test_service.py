@@ -115,6 +115,18 @@ def test_an_equal_question_is_answered_from_the_cache_until_its_data_changes(tmp
     run(tmp_path, scenario)
 
 
+def test_an_answer_that_has_become_complete_is_another_one(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        ask.world.view = dataclasses.replace(ask.world.view, complete=False)
+        partial = await ask(COUNT)
+        assert (await ask(COUNT, etag=partial.etag)).status == 304
+        ask.world.view = dataclasses.replace(ask.world.view, complete=True)
+        whole = await ask(COUNT, etag=partial.etag)
+        assert (whole.status, whole.meta["complete"]) == (200, True)
+
+    run(tmp_path, scenario)
+
+
 def test_new_events_elsewhere_leave_the_answer_about_the_past_cached(tmp_path: Path) -> None:
     async def scenario(ask: Asker) -> None:
         first = await ask(OLD)
