@@ -33,14 +33,14 @@ from rta.query.ends import ends_ms
 from rta.query.execute import Piece, run_rollup
 from rta.query.model import Absolute, Query
 from rta.query.parse import parse_query
-from rta.query.planner import Plan, explain, plan
+from rta.query.planner import Plan, explain
 from rta.query.position import Position, decode_position
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.answers import Answers
 from rta.serve.flights import Flights
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, NotAtHandError, View, Views
-from rta.serve.reads import Prepared, Read, explained, find_reads, inside_ms, names_beyond, stock_of
+from rta.serve.reads import Prepared, Read, explained, find_reads, inside_ms, names_beyond, planned_for
 from rta.serve.replies import ARROW, JSON, Asked, etag_of, matches, meta_of, reply_of
 from rta.serve.replies import Reply as Reply
 from rta.serve.scan import ScanPool
@@ -71,7 +71,7 @@ INLINE_ROWS_MAX = 50_000
 class _Wants(NamedTuple):
     """What a caller asked for, and when (`time.perf_counter`)."""
 
-    document: Mapping[str, Any]
+    query: Query
     after_header: str | None
     if_none_match: str | None
     accept_arrow: bool
@@ -138,8 +138,15 @@ class QueryService:
             InvalidQueryError, NotFoundError, TimeLimitError, OutOfMemoryError, CorruptFileError, UnavailableError.
         """
         begun = time.perf_counter()
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        return await self._reply(_Wants(query, after_header, if_none_match, accept_arrow, begun))
+
+    async def answer_query(self, query: Query, after_header: str | None) -> Reply:
+        """Answer a question that was asked in another language, as an Arrow stream. Raises as `answer`."""
+        return await self._reply(_Wants(query, after_header, None, True, time.perf_counter()))
+
+    async def _reply(self, wants: _Wants) -> Reply:
         limit_s = self._limits.query_time / 1000
-        wants = _Wants(document, after_header, if_none_match, accept_arrow, begun)
         try:
             async with asyncio.timeout(limit_s):
                 for _ in range(RENEWALS_MAX):
@@ -155,7 +162,7 @@ class QueryService:
     async def _attempt(self, wants: _Wants, limit_s: float, *, last: bool) -> Reply | None:
         """The reply; None when the view named what is no longer there, and the next one will not."""
         begun, accept_arrow = wants.begun, wants.accept_arrow
-        prepared = await self._prepare(wants.document, wants.after_header, limit_s)
+        prepared = await self._prepare(wants.query, wants.after_header, limit_s)
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
         etag = etag_of(key, prepared.view.complete)
         if wants.if_none_match is not None and matches(wants.if_none_match, etag):
@@ -251,10 +258,14 @@ class QueryService:
 
     async def explain(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """How the question would be answered now, and how much that reads."""
+        return await self.explain_query(parse_query(document, limit_max=self._limits.query_rows))
+
+    async def explain_query(self, query: Query) -> dict[str, Any]:
+        """The same of a question that was asked in another language."""
         limit_s = self._limits.query_time / 1000
         try:
             async with asyncio.timeout(limit_s):
-                prepared = await self._prepare(document, None, limit_s)
+                prepared = await self._prepare(query, None, limit_s)
         except TimeoutError as error:
             raise _late(limit_s) from error
         return explain(prepared.plan) | {
@@ -270,8 +281,7 @@ class QueryService:
         self.looking.shutdown(wait=False, cancel_futures=True)
         self._running.shutdown(wait=False, cancel_futures=True)
 
-    async def _prepare(self, document: Mapping[str, Any], after_header: str | None, limit_s: float) -> Prepared:
-        query = parse_query(document, limit_max=self._limits.query_rows)
+    async def _prepare(self, query: Query, after_header: str | None, limit_s: float) -> Prepared:
         datasource = await self._definitions.get(query.datasource)
         view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
         now_ms = time.time_ns() // 1_000_000
@@ -288,8 +298,7 @@ class QueryService:
 
         Raises NotAtHandError where more than `decoded_rows_max` new rows beyond the files would have to be decoded.
         """
-        datasource = view.datasource
-        planned = plan(query, datasource, now_ms, stock_of(view, query))
+        planned = planned_for(query, view, now_ms)
         reads = find_reads(planned, view)
         beyond, beyond_ends = names_beyond(planned, view)
         hot: tuple[Block, ...] = ()
