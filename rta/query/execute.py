@@ -19,7 +19,9 @@ from rta.events.schemas import MetricType
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.block import Block, Codes, Dictionaries, Flags, ListColumn, Longs, NumberColumn
 from rta.query.combine import Selected, quantiles, tops, uniques
+from rta.query.conditions import compares
 from rta.query.model import QueryMetricType, Unit
+from rta.query.narrow import Chosen, is_set, set_sizes
 from rta.query.order import cut
 from rta.query.planner import Plan, PlannedMetric
 from rta.query.time import bucket_starts
@@ -69,8 +71,13 @@ def run_rollup(plan: Plan, blocks: Sequence[Block | pl.DataFrame]) -> Answer:
     keys, groups = _group(plan, rows, selected)
     bounds: dict[str, dict[str, float]] = {}
     columns = _key_columns(plan, rows, keys)
+    everything = Chosen(rows, selected, groups, plan.fields)
     for planned in plan.metrics:
-        column, bound = _measure(planned, rows, selected, groups)
+        if is_set(planned):
+            column, bound = set_sizes(planned, everything)
+        else:
+            part = everything.by(planned.metric.where)
+            column, bound = _measure(planned, rows, part.selected, part.groups)
         columns.append(column.alias(planned.metric.name))
         if bound:
             bounds[planned.metric.name] = bound
@@ -149,8 +156,8 @@ def _select(plan: Plan, rows: Rows) -> Longs | None:
     condition = plan.query.where
     if condition is None or rows.count == 0:
         return None
-    for name in plan.fields.values():
-        rows.codes(name.column)
+    for compare in compares(condition):
+        rows.codes(plan.fields[compare.field].column)
     mask = Dimensions(rows.codes, rows.dictionaries(), plan.fields).mask(condition)
     return np.flatnonzero(mask)
 

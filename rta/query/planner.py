@@ -13,14 +13,15 @@ from typing import Any
 
 from rta.errors import InvalidQueryError
 from rta.events.schemas import EVENTS, GRAIN_MS, TIME, ColumnType, Datasource, MetricSpec, MetricType, Rollup
-from rta.query.conditions import compares
+from rta.query.conditions import compares, conditions
 from rta.query.fields import Field, FieldKind, resolve
 from rta.query.model import Metric, Query, QueryMetricType, Unit
-from rta.query.parse import check_names, nearest
+from rta.query.parse import check_names
 from rta.query.periods import absolute_range
 from rta.query.shape import Shape, shape_of
 from rta.query.time import TIME_MS_MIN, divides
 from rta.query.where import check_where
+from rta.query.wording import nearest
 
 NUMBERS = (ColumnType.LONG, ColumnType.DOUBLE)
 _ORDERED_TYPES = (*NUMBERS, ColumnType.TIMESTAMP)
@@ -93,6 +94,10 @@ class Plan:
             q.granularity,
             q.timezone,
             q.metrics,
+            q.derived,
+            q.columns,
+            q.compare,
+            q.best,
             q.where,
             q.group_by,
             q.select,
@@ -116,12 +121,12 @@ def plan(query: Query, datasource: Datasource, now_ms: int, oldest_ms: int | Non
     shape = shape_of(datasource, query.table)
     start, end = absolute_range(query.time_range, query.granularity, query.timezone, now_ms)
     fields = _resolve_names(query, shape)
-    check_where(query.where, fields)
+    for condition in conditions(query):
+        check_where(condition, fields)
     group_by = tuple(_group_field(name, shape) for name in query.group_by)
     metrics = tuple(_planned(m, shape) for m in query.metrics)
     if not query.select:
         check_names(query)
-        _check_order(query)
     chosen = _choose(query, datasource, (group_by, metrics, fields), (start, end, now_ms, oldest_ms))
     rollup, metrics, considered = chosen
     columns = _columns(rollup, group_by, metrics, fields, query)
@@ -150,7 +155,7 @@ def _derivation(planned: PlannedMetric, plan: Plan) -> str:
 
 
 def _resolve_names(query: Query, shape: Shape) -> dict[str, Field]:
-    names = [c.field for c in compares(query.where)]
+    names = [c.field for condition in conditions(query) for c in compares(condition)]
     names += [n for n in query.select if n != "*"]
     fields = {name: resolve(name, shape) for name in names}
     if query.select:
@@ -193,7 +198,7 @@ def _planned(metric: Metric, shape: Shape) -> PlannedMetric:
             allowed = NUMBERS
         case QueryMetricType.MIN | QueryMetricType.MAX:
             allowed = _ORDERED_TYPES
-        case QueryMetricType.UNIQUE | QueryMetricType.TOP:
+        case _ if metric.type is not QueryMetricType.COUNT:
             allowed = _SCALARS
         case _:
             return PlannedMetric(metric, field)
@@ -204,12 +209,6 @@ def _planned(metric: Metric, shape: Shape) -> PlannedMetric:
             f"metric '{metric.name}' takes the {metric.type} of '{metric.field}', which is {field.type}", hint
         )
     return PlannedMetric(metric, field)
-
-
-def _check_order(query: Query) -> None:
-    for metric in query.metrics:
-        if metric.type is QueryMetricType.TOP and any(o.name == metric.name for o in query.order_by):
-            raise InvalidQueryError(f"'order_by' names '{metric.name}', a list of values", "order by a number")
 
 
 Names = tuple[tuple[Field, ...], tuple[PlannedMetric, ...], dict[str, Field]]
@@ -295,25 +294,28 @@ def _derive(planned: PlannedMetric, rollup: Rollup) -> PlannedMetric | str:
         return f"it has no {metric.type} of '{field.name}'"
     if metric.exact and metric.type in _SKETCHED and field.column not in rollup.dimensions:
         return f"metric '{metric.name}' is asked for exactly"
-    wanted = _SOURCE[metric.type]
-    spec = next((m for m in rollup.metrics if m.type is wanted and m.field == field.column), None)
-    if field.column in rollup.dimensions and metric.type in (QueryMetricType.COUNT, QueryMetricType.UNIQUE):
+    wanted = _SOURCE.get(metric.type, ())
+    found = (m for kind in wanted for m in rollup.metrics if m.type is kind and m.field == field.column)
+    spec = next(found, None)
+    if field.column in rollup.dimensions and metric.type in _OF_DIMENSIONS:
         return PlannedMetric(metric, field, None)
     if spec is None or (metric.exact and metric.type in _SKETCHED):
         return f"it has no {metric.type} of '{field.name}'"
     return PlannedMetric(metric, field, spec)
 
 
-_SKETCHED = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE, QueryMetricType.TOP)
-_SOURCE: dict[QueryMetricType, MetricType] = {
-    QueryMetricType.COUNT: MetricType.SUM,
-    QueryMetricType.SUM: MetricType.SUM,
-    QueryMetricType.AVG: MetricType.SUM,
-    QueryMetricType.MIN: MetricType.MIN,
-    QueryMetricType.MAX: MetricType.MAX,
-    QueryMetricType.QUANTILE: MetricType.QUANTILE,
-    QueryMetricType.UNIQUE: MetricType.UNIQUE,
-    QueryMetricType.TOP: MetricType.TOP,
+_SKETCHED = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE, QueryMetricType.TOP, QueryMetricType.THETA)
+_OF_DIMENSIONS = (QueryMetricType.COUNT, QueryMetricType.UNIQUE, QueryMetricType.THETA)
+_SOURCE: dict[QueryMetricType, tuple[MetricType, ...]] = {
+    QueryMetricType.COUNT: (MetricType.SUM,),
+    QueryMetricType.SUM: (MetricType.SUM,),
+    QueryMetricType.AVG: (MetricType.SUM,),
+    QueryMetricType.MIN: (MetricType.MIN,),
+    QueryMetricType.MAX: (MetricType.MAX,),
+    QueryMetricType.QUANTILE: (MetricType.QUANTILE,),
+    QueryMetricType.UNIQUE: (MetricType.UNIQUE, MetricType.THETA),
+    QueryMetricType.TOP: (MetricType.TOP,),
+    QueryMetricType.THETA: (MetricType.THETA,),
 }
 
 

@@ -18,8 +18,12 @@ import pyarrow as pa
 
 from rta.errors import OutOfMemoryError, RtaError, UnavailableError
 from rta.query.answer import Answer, arrow_stream, rows_json
+from rta.query.columns import journey_type
+from rta.query.funnels import run_funnel
+from rta.query.model import QueryMetricType
 from rta.query.planner import Plan
 from rta.query.raw import run_raw
+from rta.query.retention import run_retention
 from rta.query.rows import Source, run_rows, stored_columns
 from rta.store.parquet import check_files, find_corrupt, scan_files
 
@@ -94,7 +98,14 @@ def run_task(task: ScanTask) -> Finished:
 def answer_raw(plan: Plan, sources: list[Source]) -> Answer:
     if plan.query.select:
         return run_rows(plan, sources)
-    return run_raw(plan, [s.frame for s in sources])
+    frames = [s.frame for s in sources]
+    match journey_type(plan.query):
+        case QueryMetricType.FUNNEL:
+            return run_funnel(plan, frames)
+        case QueryMetricType.RETENTION:
+            return run_retention(plan, frames)
+        case _:
+            return run_raw(plan, frames)
 
 
 def hot_source(rows: pa.Table) -> Source:

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,11 +27,13 @@ import pyarrow.compute as pc
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
 from rta.events.schemas import TIME, TIMESTAMP, Datasource, Rollup
-from rta.query.answer import format_time
+from rta.query.answer import Answer, format_time, read_stream
 from rta.query.block import Block, Dictionaries
+from rta.query.compose import Part, assemble, is_composed, parts_of
 from rta.query.execute import run_rollup
 from rta.query.model import Query
 from rta.query.parse import parse_query
+from rta.query.periods import absolute_range
 from rta.query.planner import Plan, explain, plan
 from rta.query.position import Position, decode_position
 from rta.query.shape import shape_of
@@ -91,6 +93,7 @@ class Prepared:
         shared: Whether its answer is worth sharing with other replicas. Not that of a rollup with hot rows: it is made in
             the time of asking for it, and the next event gives it another key.
         key: Of the answer.
+        parts: The plain questions that a composed one is put together from; it reads nothing else, and `plan` is the first's.
     """
 
     plan: Plan
@@ -101,6 +104,7 @@ class Prepared:
     has_hot: bool
     shared: bool
     key: bytes
+    parts: tuple[tuple[Part, Prepared], ...] = ()
 
 
 class QueryService:
@@ -195,13 +199,17 @@ class QueryService:
                 prepared = await self._prepare(document, None, limit_s)
         except TimeoutError as error:
             raise _late(limit_s) from error
-        return explain(prepared.plan) | {
-            "files": len(prepared.files),
-            "rows": sum(f.rows for f in prepared.files),
-            "bytes": sum(f.bytes for f in prepared.files),
-            "hot": prepared.has_hot,
-            "version": prepared.view.version,
-        }
+        return (
+            explain(prepared.plan)
+            | _parts_explained(prepared)
+            | {
+                "files": len(prepared.files),
+                "rows": sum(f.rows for f in prepared.files),
+                "bytes": sum(f.bytes for f in prepared.files),
+                "hot": prepared.has_hot,
+                "version": prepared.view.version,
+            }
+        )
 
     async def close(self) -> None:
         """End the threads; questions under way are given up."""
@@ -226,6 +234,26 @@ class QueryService:
 
     def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
         """Plan the question and find what it reads (in the thread that looks up files)."""
+        if not is_composed(query):
+            return self._look_plain(query, view, now_ms)
+        asked = absolute_range(query.time_range, query.granularity, query.timezone, now_ms)
+        parts = tuple((part, self._look_plain(part.query, view, now_ms)) for part in parts_of(query, asked))
+        first = parts[0][1]
+        planned = replace(first.plan, query=query)
+        digest = hashlib.blake2b(planned.key, digest_size=32)
+        for _, found in parts:
+            digest.update(found.key)
+        return replace(
+            first,
+            plan=planned,
+            files=tuple({(f.table, f.path): f for _, found in parts for f in found.files}.values()),
+            has_hot=any(found.has_hot for _, found in parts),
+            shared=all(found.shared for _, found in parts),
+            key=digest.digest(),
+            parts=parts,
+        )
+
+    def _look_plain(self, query: Query, view: View, now_ms: int) -> Prepared:
         datasource = view.datasource
         planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
         files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
@@ -291,10 +319,24 @@ class QueryService:
             task.exception()  # whoever waited has it; nobody may have
 
     async def _compute(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        if prepared.parts:
+            return await self._run_parts(prepared, arrow, limit_s)
         if prepared.plan.rollup is None:
             return await self._run_raw(prepared, arrow, limit_s)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._running, self._run_rollup, prepared, arrow)
+
+    async def _run_parts(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        """Every part as if it had been asked alone, so that what is cached of it is used, and their answers together."""
+        asked = [self._once(part.key + b"arrow", part, True, limit_s) for _, part in prepared.parts]
+        tasks = [asyncio.create_task(each) for each in asked]
+        try:
+            found = [finished for finished, _ in await asyncio.gather(*tasks)]
+        finally:
+            for task in tasks:
+                task.cancel()  # when one has failed nobody needs the others
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._running, _put_together, prepared, found, arrow)
 
     def _run_rollup(self, prepared: Prepared, arrow: bool) -> Finished:
         rollup, dictionaries = prepared.plan.rollup, prepared.dictionaries
@@ -350,6 +392,20 @@ def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
     return finish(answer_raw(planned, [hot_source(rows)]), arrow)
 
 
+def _parts_explained(prepared: Prepared) -> dict[str, Any]:
+    if not prepared.parts:
+        return {}
+    return {"parts": [explain(part.plan) | {"files": len(part.files)} for _, part in prepared.parts]}
+
+
+def _put_together(prepared: Prepared, found: Sequence[Finished], arrow: bool) -> Finished:
+    answers = [Answer(read_stream(each.rows), each.bounds, each.more) for each in found]
+    plans = [part.plan for _, part in prepared.parts]
+    ranges = [(planned.start_ms, planned.end_ms) for planned in plans]
+    parts = [part for part, _ in prepared.parts]
+    return finish(assemble(prepared.plan.query, parts, ranges, answers), arrow)
+
+
 def _matches(if_none_match: str, etag: str) -> bool:
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return "*" in tags or etag in tags or etag.strip('"') in tags
@@ -373,7 +429,8 @@ def _meta(prepared: Prepared, finished: Finished | None, cached: bool, begun: fl
 
 
 def _sources(prepared: Prepared) -> Sequence[str]:
-    return [prepared.plan.table, *(["hot"] if prepared.has_hot else [])]
+    tables = dict.fromkeys(part.plan.table for _, part in prepared.parts) or [prepared.plan.table]
+    return [*tables, *(["hot"] if prepared.has_hot else [])]
 
 
 def _body(finished: Finished, meta: dict[str, Any]) -> bytes:
