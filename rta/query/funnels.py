@@ -34,9 +34,9 @@ def run_funnel(plan: Plan, frames: Sequence[Frame]) -> Answer:
     assert isinstance(funnel, Funnel)
     journeys = read_journeys(plan, frames, [step.where for step in funnel.steps])
     starts, reached, times = furthest(journeys, funnel.window_ms, len(funnel.steps))
-    users = journeys.groups[starts].with_columns(
+    users = journeys.groups_at(starts).with_columns(
         pl.Series(_REACHED, reached),
-        *(pl.Series(f"gap:{k}", np.diff(times, axis=0)[k - 1]) for k in range(1, len(times))),
+        *(pl.Series(f"__gap:{k}", np.diff(times, axis=0)[k - 1]) for k in range(1, len(times))),
     )
     if has_time(plan.query):
         at = bucket_starts(times[0], plan.query.granularity, plan.query.timezone)
@@ -89,23 +89,23 @@ def _walk(journeys: Journeys, starts: Longs, window_ms: int, steps: int, *, keep
 def _by_step(users: pl.DataFrame, keys: Sequence[str], funnel: Funnel) -> pl.DataFrame:
     """Users and their medians per group, a row for each step."""
     count = len(funnel.steps)
-    measures = [(pl.col(_REACHED) >= k + 1).sum().cast(pl.Int64).alias(f"users:{k}") for k in range(count)]
+    measures = [(pl.col(_REACHED) >= k + 1).sum().cast(pl.Int64).alias(f"__users:{k}") for k in range(count)]
     for k in range(1, count):
-        gap = pl.col(f"gap:{k}").filter(pl.col(_REACHED) >= k + 1)
-        measures.append(gap.quantile(0.5, "equiprobable").cast(pl.Int64).alias(f"median:{k}"))
+        gap = pl.col(f"__gap:{k}").filter(pl.col(_REACHED) >= k + 1)
+        measures.append(gap.quantile(0.5, "equiprobable").cast(pl.Int64).alias(f"__median:{k}"))
     found = users.group_by(keys).agg(measures) if keys else users.select(measures)
     rows = []
     for k, step in enumerate(funnel.steps):
-        reached, before = pl.col(f"users:{k}"), pl.col(f"users:{max(k - 1, 0)}")
+        reached, before = pl.col(f"__users:{k}"), pl.col(f"__users:{max(k - 1, 0)}")
         rows.append(
             found.select(
                 *keys,
                 pl.lit(k + 1, pl.Int64).alias("step"),
                 pl.lit(step.name).alias("name"),
                 reached.alias("users"),
-                _share(reached, pl.col("users:0")).alias("conversion"),
+                _share(reached, pl.col("__users:0")).alias("conversion"),
                 _share(reached, before).alias("step_conversion"),
-                (pl.col(f"median:{k}") if k else pl.lit(None, pl.Int64)).alias("median_ms"),
+                (pl.col(f"__median:{k}") if k else pl.lit(None, pl.Int64)).alias("median_ms"),
             )
         )
     return pl.concat(rows)

@@ -22,7 +22,8 @@ from rta.query.raw import Frame, group_key, matching
 from rta.query.where import where_expression
 
 Longs = npt.NDArray[np.int64]
-_USER, _TIME, _STEPS, _ORDER = "__user", "__at", "__steps", "__order"
+USER = "__user"
+_TIME, _STEPS, _ORDER = "__at", "__steps", "__order"
 
 
 class Journeys:
@@ -36,10 +37,14 @@ class Journeys:
     """
 
     def __init__(self, frame: pl.DataFrame, groups: Sequence[str]) -> None:
-        self.groups = frame.select(groups)
-        self.user: Longs = frame.get_column(_USER).to_numpy()
+        self._groups = frame.select(USER, *groups)
+        self.user: Longs = frame.get_column(USER).to_numpy()
         self.times: Longs = frame.get_column(_TIME).to_numpy()
         self.steps: Longs = frame.get_column(_STEPS).to_numpy()
+
+    def groups_at(self, events: Longs) -> pl.DataFrame:
+        """The grouped fields of some events, and beside them the users as `USER`."""
+        return self._groups[events]
 
 
 def read_journeys(plan: Plan, frames: Sequence[Frame], steps: Sequence[Condition | None]) -> Journeys:
@@ -51,17 +56,17 @@ def read_journeys(plan: Plan, frames: Sequence[Frame], steps: Sequence[Condition
     matched = [_bit(both(planned.metric.where, step), plan, k) for k, step in enumerate(steps)]
     names = [f.name for f in plan.group_by]
     chosen = matching(plan, frames).select(
-        user.alias(_USER),
+        user.alias(USER),
         pl.col(TIME).dt.epoch("ms").alias(_TIME),
         pl.sum_horizontal(matched).alias(_STEPS),
         *(group_key(f).alias(f"group:{i}") for i, f in enumerate(plan.group_by)),
     )
-    found = chosen.filter((pl.col(_STEPS) != 0) & pl.col(_USER).is_not_null()).collect(engine="streaming")
-    found = found.with_columns(_numbered(found.get_column(_USER)))
+    found = chosen.filter((pl.col(_STEPS) != 0) & pl.col(USER).is_not_null()).collect(engine="streaming")
+    found = found.with_columns(_numbered(found.get_column(USER)))
     # The lowest step that an event matches, then the others: -x & x is the lowest bit of x.
     order = (pl.col(_STEPS) & -pl.col(_STEPS)).alias(_ORDER)
     found = found.rename({f"group:{i}": name for i, name in enumerate(names)})
-    found = found.with_columns(order).sort(_USER, _TIME, _ORDER, _STEPS, *names, nulls_last=True)
+    found = found.with_columns(order).sort(USER, _TIME, _ORDER, _STEPS, *names, nulls_last=True)
     return Journeys(found, names)
 
 
@@ -76,4 +81,4 @@ def _numbered(users: pl.Series) -> pl.Series:
     """A number for each value, by a table of the values: sorting numbers is much cheaper than sorting texts."""
     array = users.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     codes = array.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    return pl.Series(_USER, codes.astype(np.int64))
+    return pl.Series(USER, codes.astype(np.int64))

@@ -17,13 +17,14 @@ from rta.errors import InvalidQueryError
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.axis import steps
 from rta.query.columns import columns_of
-from rta.query.journeys import Journeys, Longs, read_journeys
+from rta.query.journeys import USER, Journeys, Longs, read_journeys
 from rta.query.model import Retention
 from rta.query.order import cut
 from rta.query.planner import Plan
 from rta.query.raw import Frame
 
 COHORTS_MAX = 1_000
+_COHORT = "__cohort"
 
 
 def run_retention(plan: Plan, frames: Sequence[Frame]) -> Answer:
@@ -39,14 +40,12 @@ def run_retention(plan: Plan, frames: Sequence[Frame]) -> Answer:
     first = _first_events(journeys)
     cohort = np.searchsorted(starts, journeys.times[first], side="right") - 1
     keys = ["time", *(f.name for f in plan.group_by)]
-    users = journeys.groups[first].with_columns(
-        pl.Series("time", starts[cohort]).cast(TIME_TYPE),
-        pl.Series("cohort", cohort),
-        pl.Series("user", journeys.user[first]),
+    users = journeys.groups_at(first).with_columns(
+        pl.Series("time", starts[cohort]).cast(TIME_TYPE), pl.Series(_COHORT, cohort)
     )
     returns = _returns(journeys, first, starts, cohort, retention.periods)
-    sizes = users.group_by(*keys, "cohort").agg(pl.len().cast(pl.Int64).alias("cohort_users"))
-    found = returns.join(users, on="user").group_by(*keys, "period").agg(pl.len().cast(pl.Int64).alias("users"))
+    sizes = users.group_by(*keys, _COHORT).agg(pl.len().cast(pl.Int64).alias("cohort_users"))
+    found = returns.join(users, on=USER).group_by(*keys, "period").agg(pl.len().cast(pl.Int64).alias("users"))
     frame = _triangle(sizes, len(starts), retention.periods)
     frame = frame.join(found, on=[*keys, "period"], how="left", nulls_equal=True).with_columns(
         pl.col("users").fill_null(0)
@@ -84,18 +83,18 @@ def _returns(journeys: Journeys, first: Longs, starts: Longs, cohort: Longs, per
     """Each user with each period in which it returned, once."""
     events = np.flatnonzero(journeys.steps & 2)
     if len(first) == 0:
-        return pl.DataFrame({"user": events[:0], "period": events[:0]})
+        return pl.DataFrame({USER: events[:0], "period": events[:0]})
     # Users are numbers in ascending order, here as there.
     place = np.minimum(np.searchsorted(journeys.user[first], journeys.user[events]), len(first) - 1)
     begun = first[place]
     ours = (journeys.user[begun] == journeys.user[events]) & (journeys.times[events] >= journeys.times[begun])
     events, place = events[ours], place[ours]
     period = np.searchsorted(starts, journeys.times[events], side="right") - 1 - cohort[place]
-    found = pl.DataFrame({"user": journeys.user[events], "period": period.astype(np.int64)})
+    found = pl.DataFrame({USER: journeys.user[events], "period": period.astype(np.int64)})
     return found.filter(pl.col("period") <= periods).unique()
 
 
 def _triangle(sizes: pl.DataFrame, count: int, periods: int) -> pl.DataFrame:
     """A row for each cohort and each of its periods that has begun."""
     frame = sizes.join(pl.DataFrame({"period": np.arange(min(periods, max(count - 1, 0)) + 1)}), how="cross")
-    return frame.filter(pl.col("cohort") + pl.col("period") < count).drop("cohort")
+    return frame.filter(pl.col(_COHORT) + pl.col("period") < count).drop(_COHORT)
