@@ -102,7 +102,10 @@ def side_by_side(
     if has_time(query):
         before = _aligned(query, before, ranges)
     before = before.rename({name: f"{name}{PREVIOUS}" for name in names})
-    both = now.join(before, on=keys, how="full", coalesce=True, nulls_equal=True)
+    if keys:
+        both = now.join(before, on=keys, how="full", coalesce=True, nulls_equal=True)
+    else:
+        both = pl.concat([now, before], how="horizontal")
     shown = [name for name in zeros if name in names]
     past = pl.col("time") <= now.get_column("time").max() if has_time(query) else pl.lit(value=True)
     both = both.with_columns(
