@@ -31,9 +31,10 @@ _COUNT = Metric("__events", QueryMetricType.COUNT)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A plain question. `top` is the metric that it ranks values for; None for the metrics themselves."""
+    """A plain question about a range. `top` is the metric that it ranks values for; None for the metrics themselves."""
 
     query: Query
+    range_ms: Range
     earlier: bool = False
     top: Metric | None = None
 
@@ -56,11 +57,13 @@ def parts_of(query: Query, range_ms: Range) -> tuple[Part, ...]:
     plain = replace(
         query, metrics=base or (_COUNT,), derived=(), columns=(), compare=None, order_by=(), limit=GROUPS_MAX
     )
-    parts = [Part(plain), *(Part(_ranking(plain, m), top=m) for m in query.metrics if m.by is not None)]
+    ranked = [m for m in query.metrics if m.by is not None]
+    parts = [Part(plain, range_ms), *(Part(_ranking(plain, m), range_ms, top=m) for m in ranked)]
     if query.compare is None:
         return tuple(parts)
-    earlier = Absolute(*earlier_range(query, range_ms))
-    return (*parts, *(Part(replace(p.query, time_range=earlier), True, p.top) for p in parts))
+    earlier = earlier_range(query, range_ms)
+    before = Absolute(*earlier)
+    return (*parts, *(Part(replace(p.query, time_range=before), earlier, True, p.top) for p in parts))
 
 
 def _ranking(plain: Query, top: Metric) -> Query:
@@ -81,11 +84,10 @@ def _ranking(plain: Query, top: Metric) -> Query:
     )
 
 
-def assemble(query: Query, parts: Sequence[Part], ranges: Sequence[Range], answers: Sequence[Answer]) -> Answer:
+def assemble(query: Query, parts: Sequence[Part], answers: Sequence[Answer]) -> Answer:
     """The answer to a composed question.
 
     Args:
-        ranges: Of the parts, absolute.
         answers: Of the parts.
 
     Raises:
@@ -96,25 +98,25 @@ def assemble(query: Query, parts: Sequence[Part], ranges: Sequence[Range], answe
             f"the answer has more than {GROUPS_MAX:,} groups before it is put together",
             "group by fewer fields, filter, or leave out 'compare' and metrics made of others",
         )
-    now = [i for i, part in enumerate(parts) if not part.earlier]
-    frame, bounds = _one_period(query, [parts[i] for i in now], ranges[0], [answers[i] for i in now])
+    asked = [pair for pair in zip(parts, answers, strict=True) if not pair[0].earlier]
+    frame, bounds = _one_period(query, asked)
     if query.compare is not None:
-        then = [i for i, part in enumerate(parts) if part.earlier]
-        earlier, before = _one_period(query, [parts[i] for i in then], ranges[then[0]], [answers[i] for i in then])
-        frame = side_by_side(query, frame, earlier, (ranges[0], ranges[then[0]]), _zeros(query))
-        bounds = _compared_bounds(bounds, before, frame.columns)
+        before = [pair for pair in zip(parts, answers, strict=True) if pair[0].earlier]
+        earlier, then = _one_period(query, before)
+        frame = side_by_side(query, frame, earlier, (asked[0][0].range_ms, before[0][0].range_ms), _zeros(query))
+        bounds = _compared_bounds(bounds, then, frame.columns)
     columns = columns_of(query)
     frame = ordered_rows(frame.select(columns), query)
     shown = {name: bound for name, bound in bounds.items() if name in columns}
     return Answer(frame.head(query.limit), shown, frame.height > query.limit)
 
 
-def _one_period(
-    query: Query, parts: Sequence[Part], range_ms: Range, answers: Sequence[Answer]
-) -> tuple[pl.DataFrame, Bounds]:
+def _one_period(query: Query, pairs: Sequence[tuple[Part, Answer]]) -> tuple[pl.DataFrame, Bounds]:
     """All metrics of one period, a row for each of its keys."""
-    frame, bounds = answers[0].frame, dict(answers[0].bounds)
-    for part, answer in zip(parts[1:], answers[1:], strict=True):
+    (main, first), *others = pairs
+    range_ms = main.range_ms
+    frame, bounds = first.frame, dict(first.bounds)
+    for part, answer in others:
         assert part.top is not None
         frame = _with_top(frame, part, answer.frame, keys_of(query))
         if answer.bounds:

@@ -18,7 +18,7 @@ from rta.query.columns import columns_of, has_time
 from rta.query.journeys import Journeys, Longs, read_journeys
 from rta.query.model import Funnel
 from rta.query.order import cut
-from rta.query.planner import Plan
+from rta.query.plan import Plan
 from rta.query.raw import Frame
 from rta.query.time import bucket_starts
 

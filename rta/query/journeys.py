@@ -17,7 +17,7 @@ from rta.query.conditions import both
 from rta.query.fields import FieldKind
 from rta.query.model import Condition
 from rta.query.paths import text_key
-from rta.query.planner import Plan
+from rta.query.plan import Plan
 from rta.query.raw import Frame, group_key, matching
 from rta.query.where import where_expression
 

@@ -14,7 +14,7 @@ from rta.query.combine import Bound, Parts, Selected, joined
 from rta.query.conditions import both, compares
 from rta.query.fields import Field
 from rta.query.model import Condition, Members
-from rta.query.planner import PlannedMetric
+from rta.query.plan import PlannedMetric
 from rta.query.sketch_sets import Found, sizes
 from rta.query.where import Dimensions
 from rta.stream.grouping import ALL_VALID, Groups, gather_values

@@ -6,7 +6,7 @@ import polars as pl
 
 from rta.query.columns import keys_of
 from rta.query.model import Best, Query
-from rta.query.planner import Plan
+from rta.query.plan import Plan
 
 
 def cut(frame: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, bool]:

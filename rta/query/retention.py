@@ -20,7 +20,7 @@ from rta.query.columns import columns_of
 from rta.query.journeys import USER, Journeys, Longs, read_journeys
 from rta.query.model import Retention
 from rta.query.order import cut
-from rta.query.planner import Plan
+from rta.query.plan import Plan
 from rta.query.raw import Frame
 
 COHORTS_MAX = 1_000

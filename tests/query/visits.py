@@ -25,12 +25,15 @@ from rta.events.schemas import (
     Rollup,
 )
 from rta.query.answer import Answer, rows_json
+from rta.query.block import Block, Dictionaries
 from rta.query.compose import assemble, is_composed, parts_of
-from rta.query.execute import run_rollup
+from rta.query.ends import ends_ms, fold_ends
+from rta.query.execute import Piece, run_rollup
 from rta.query.model import Query
 from rta.query.parse import parse_query
 from rta.query.periods import absolute_range
-from rta.query.planner import Plan, plan
+from rta.query.plan import Plan
+from rta.query.planner import plan
 from rta.query.rows import Source
 from rta.serve.scan_task import answer_raw
 from rta.stream.rollups import finest_partials
@@ -112,9 +115,7 @@ class Visits:
             return self._run(self._planned(query))
         asked = absolute_range(query.time_range, query.granularity, query.timezone, NOW)
         parts = parts_of(query, asked)
-        plans = [self._planned(part.query) for part in parts]
-        ranges = [(p.start_ms, p.end_ms) for p in plans]
-        return assemble(query, parts, ranges, [self._run(p) for p in plans])
+        return assemble(query, parts, [self._run(self._planned(part.query)) for part in parts])
 
     def ask(self, metrics: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
         found = json.loads(rows_json(self.answer({"metrics": metrics, **more})))
@@ -126,10 +127,16 @@ class Visits:
 
     def _run(self, planned: Plan) -> Answer:
         self.tables.append(planned.table)
+        frames = [pl.DataFrame(pl.from_arrow(piece)) for piece in self.pieces]
         if planned.rollup is None:
-            frames = [pl.DataFrame(pl.from_arrow(piece)) for piece in self.pieces]
             return answer_raw(planned, [Source(frame, -(2**62), 2**62) for frame in frames])
-        return run_rollup(planned, [finest_partials(p, planned.rollup, self.source) for p in self.pieces])
+        dictionaries = Dictionaries()
+        partials = [Block(finest_partials(p, planned.rollup, self.source), dictionaries) for p in self.pieces]
+        rolled = [part for part in planned.parts if part.grain is not None]
+        pieces = [Piece(block, part.start_ms, part.end_ms) for part in rolled for block in partials]
+        if planned.ends:
+            pieces.append(Piece(Block(pl.DataFrame(fold_ends(planned, frames)), dictionaries), *ends_ms(planned)))
+        return run_rollup(planned, pieces)
 
 
 def iso(ms: int) -> str:
