@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rta.errors import InvalidQueryError, OutOfMemoryError
@@ -18,10 +18,10 @@ from rta.query.periods import absolute_range
 from tests.query.test_sets import VISITS
 from tests.query.visits import DAY, HOUR, NOW, SPRING, Visit, Visits, between, iso
 
-VIEWS = {"name": "views", "type": "count"}
-SIZES = {"name": "sizes", "type": "sum", "field": "size"}
-USERS = {"name": "users", "type": "unique_count", "field": "user"}
-PRICE = {"name": "price", "type": "avg", "field": "price"}
+VIEWS: dict[str, Any] = {"name": "views", "type": "count"}
+SIZES: dict[str, Any] = {"name": "sizes", "type": "sum", "field": "size"}
+USERS: dict[str, Any] = {"name": "users", "type": "unique_count", "field": "user"}
+PRICE: dict[str, Any] = {"name": "price", "type": "avg", "field": "price"}
 
 
 def gap() -> list[Visit]:
@@ -55,7 +55,7 @@ def test_metrics_over_time_know_the_steps_without_events() -> None:
     assert column(rows, "priced") == [None, None, None, 8.0]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(VISITS, max_size=40),
     st.integers(2, 4),
@@ -143,7 +143,7 @@ def test_order_and_limit_come_after_what_is_derived() -> None:
     assert (answer.frame.get_column("country").to_list(), answer.more) == (["B", "A"], True)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(VISITS, max_size=40),
     st.lists(st.sampled_from(["country", "kind"]), max_size=2, unique=True),

@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.query.visits import HOUR, SPRING, Visit, Visits, between, iso
@@ -67,7 +67,7 @@ def twin(
             continue
         way = max((ways(events, steps, window, i) for i in starts), key=len)
         first = events[way[0]]
-        key = (iso(first.time - first.time % HOUR),) if by_hour else ()
+        key: tuple[Any, ...] = (iso(first.time - first.time % HOUR),) if by_hour else ()
         key += (first.country,) if by_country else ()
         found[key].append([events[i].time for i in way])
     return found
@@ -106,7 +106,7 @@ VISITS = st.builds(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(VISITS, max_size=24),
     st.lists(st.sets(st.sampled_from(KINDS), min_size=1), min_size=2, max_size=4),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rta.query.sketch_sets import CONFIDENCE
@@ -116,7 +116,7 @@ def rows_of(
     return [{**dict(zip(keys, key, strict=True)), **{n: f(found[key]) for n, f in values.items()}} for key in order]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(VISITS, max_size=40),
     st.lists(st.tuples(st.sampled_from(METRICS), st.sampled_from(CONDITIONS)), min_size=1, max_size=4),
@@ -139,7 +139,7 @@ def test_a_metric_counts_what_its_own_condition_takes(
     assert world.tables == [("rollup_by_kind_hour" if rollup else "events")]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(VISITS, max_size=40),
     SETS,
@@ -218,7 +218,7 @@ def test_without_of_everybody_is_what_a_set_is_taken_from() -> None:
         assert Visits(visits, rollup=rollup).ask([never]) == [{"n": 1}]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(VISITS, max_size=30),
     st.sampled_from(["user", "price", "size", "kind"]),
