@@ -51,7 +51,7 @@ def expected() -> list[dict[str, Any]]:
             some = frame.filter((pl.col("isRobot") == robot) & (pl.col("later") == later))
             ranked = some.group_by("page").agg(pl.col("added").sum().alias("sum"))
             best = ranked.sort(["sum", "page"], descending=[True, False]).head(2).rename({"page": "value"})
-            found[later] = some.height, some.get_column("isNew").sum() / some.height, best.to_dicts()
+            found[later] = some.height, some.filter("isNew").height / some.height, best.to_dicts()
         (n, new, pages), (n_before, new_before, pages_before) = found[True], found[False]
         rows.append(
             {

@@ -123,7 +123,7 @@ def test_ratios_and_arithmetic_may_hold_metrics_of_their_own() -> None:
         Visit(SPRING, "v", "error", "DE", size=5),
     ]
     errors = {"type": "count", "filters": {"kind": "error"}}
-    metrics = [
+    metrics: list[dict[str, Any]] = [
         {"name": "rate", "type": "ratio", "of": [errors, {"type": "count"}]},
         {"name": "percent", "type": "arithmetic", "op": "multiply", "of": ["rate", 100]},
         {"name": "sized", "type": "arithmetic", "op": "divide", "of": [SIZES, {"type": "count", "field": "price"}]},

@@ -276,7 +276,7 @@ RAGGED = "2015-09-12T03:59:17.123Z/2015-09-12T{end}Z"
 @pytest.mark.parametrize("end", ["06:00:41.500", "23:59:41.500"], ids=["in files", "beyond files too"])
 def test_ragged_ends_are_read_from_raw_events_and_added(tmp_path: Path, end: str) -> None:
     """The rest comes from the rollup; the answer is the one that raw events alone give."""
-    metrics = [
+    metrics: list[dict[str, Any]] = [
         {"name": "n", "type": "count"},
         {"name": "mean", "type": "avg", "field": "added"},
         {"name": "least", "type": "min", "field": "delta"},

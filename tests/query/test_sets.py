@@ -132,7 +132,11 @@ def test_a_metric_counts_what_its_own_condition_takes(
     rollup: bool,
 ) -> None:
     documents = [{**m, **c[0], "name": f"m{i}"} for i, (m, c) in enumerate(drawn)]
-    values = {f"m{i}": lambda some, m=m, c=c: number(m, [v for v in some if c[1](v)]) for i, (m, c) in enumerate(drawn)}
+
+    def counted(metric: dict[str, Any], takes: Test) -> Callable[[list[Visit]], Any]:
+        return lambda some: number(metric, [v for v in some if takes(v)])
+
+    values = {f"m{i}": counted(metric, condition[1]) for i, (metric, condition) in enumerate(drawn)}
     world = Visits(visits, (7, 20), rollup=rollup)
     more: dict[str, Any] = {"granularity": "hour"} if hourly else {}
     assert world.ask(documents, group_by=by, **more) == rows_of(visits, by, hourly, values)
