@@ -19,7 +19,9 @@ from rta.events.schemas import MetricType
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.block import Block, Codes, Dictionaries, Flags, ListColumn, Longs, NumberColumn
 from rta.query.combine import Selected, quantiles, tops, uniques
+from rta.query.conditions import compares
 from rta.query.model import And, Compare, QueryMetricType, Unit
+from rta.query.narrow import Chosen, is_set, set_sizes
 from rta.query.order import cut
 from rta.query.plan import Plan, PlannedMetric
 from rta.query.selecting import codes_there, combined, renumbered, rows_still_taken, rows_taken
@@ -78,13 +80,18 @@ def run_rollup(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> An
     keys, groups = _group(plan, rows, selected)
     bounds: dict[str, dict[str, float]] = {}
     columns = _key_columns(plan, rows, keys)
+    everything = Chosen(rows, selected, groups, plan.fields)
     for planned in plan.metrics:
-        column, bound = _measure(planned, rows, selected, groups)
+        if is_set(planned):
+            column, bound = set_sizes(planned, everything)
+        else:
+            part = everything.by(planned.metric.where)
+            column, bound = _measure(planned, rows, part.selected, part.groups)
         columns.append(column.alias(planned.metric.name))
         if bound:
             bounds[planned.metric.name] = bound
-    for part in rows.slices:
-        part.block.note_asked(plan.columns)
+    for each in rows.slices:
+        each.block.note_asked(plan.columns)
     frame, more = cut(pl.DataFrame(columns), plan)
     return Answer(frame, bounds, more)
 
@@ -163,8 +170,8 @@ def _select(plan: Plan, rows: Rows) -> Longs | None:
     condition = plan.pushed
     if condition is None or rows.count == 0:
         return None
-    for name in plan.fields.values():
-        rows.codes(name.column)
+    for compare in compares(condition):
+        rows.codes(plan.fields[compare.field].column)
     parts = condition.parts if isinstance(condition, And) else (condition,)
     comparisons = [part for part in parts if isinstance(part, Compare)]
     if len(comparisons) < len(parts):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rta.events.schemas import EVENTS, Datasource
+from rta.query import compose
 from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
 from rta.query.model import Query
@@ -41,6 +42,7 @@ class Prepared:
         shared: Whether its answer is worth sharing with other replicas. Not that of a rollup with hot rows: it is made in
             the time of asking for it, and the next event gives it another key.
         key: Of the answer.
+        parts: The plain questions that a composed one is put together from; it reads nothing else, and `plan` is the first's.
     """
 
     plan: Plan
@@ -52,6 +54,7 @@ class Prepared:
     hot_ends: bool
     shared: bool
     key: bytes
+    parts: tuple[tuple[compose.Part, Prepared], ...] = ()
 
     @property
     def raw_files(self) -> tuple[FileRef, ...]:
