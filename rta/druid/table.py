@@ -41,6 +41,7 @@ class Table:
         other: Finds what is no column.
         bounds: First and last time of all rows, both included, where it is known without reading them.
         rollup: Its rows are aggregates.
+        derived: Its rows come from a query or with one: what their times are bounded by is the query's intervals.
     """
 
     frame: pl.LazyFrame
@@ -49,6 +50,7 @@ class Table:
     stamped: bool = False
     bounds: Interval | None = None
     rollup: Rollup | None = None
+    derived: bool = False
 
     def column(self, name: str) -> Column:
         return self.columns.get(name) or self.other(name) or MISSING
@@ -202,11 +204,18 @@ def _aligned(table: Table, columns: Mapping[str, Column]) -> pl.LazyFrame:
 def inline_table(names: Sequence[str], types: Sequence[str] | None, rows: Sequence[Any]) -> Table:
     """The rows that a query brings along. Raises InvalidInputError."""
     listed = [list(reading.items({"row": row}, "row", "the inline data source")) for row in rows]
-    columns = {n: inline_column(n, [r[i] if i < len(r) else None for r in listed], types[i] if types else None) for i, n in enumerate(names)}
+    columns = {
+        n: inline_column(n, [r[i] if i < len(r) else None for r in listed], types[i] if types else None)
+        for i, n in enumerate(names)
+    }
     frame = pl.DataFrame([series for series, _ in columns.values()])
     shown = {name: Column(pl.col(name), of) for name, (_, of) in columns.items()}
     if TIME in shown:
         frame = frame.with_columns(pl.col(TIME).cast(pl.Int64).fill_null(0))
     else:
-        frame = frame.with_columns(pl.lit(0, pl.Int64).alias(TIME)) if frame.width else pl.DataFrame(schema={TIME: pl.Int64})
-    return Table(frame.lazy(), {TIME: TIME_COLUMN} | {n: c for n, c in shown.items() if n != TIME})
+        frame = (
+            frame.with_columns(pl.lit(0, pl.Int64).alias(TIME))
+            if frame.width
+            else pl.DataFrame(schema={TIME: pl.Int64})
+        )
+    return Table(frame.lazy(), {TIME: TIME_COLUMN} | {n: c for n, c in shown.items() if n != TIME}, derived=True)

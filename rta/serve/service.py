@@ -78,6 +78,12 @@ class _Wants(NamedTuple):
     if_none_match: str | None
     accept_arrow: bool
     begun: float
+    from_rollup: bool = False
+    """Answer only what a rollup answers; raise NotByRollupError for the rest."""
+
+
+class NotByRollupError(Exception):
+    """Single rows would have to be read; whoever asked has a way of his own to do that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +153,14 @@ class QueryService:
         Raises:
             InvalidQueryError, NotFoundError, TimeLimitError, OutOfMemoryError, CorruptFileError, UnavailableError.
         """
-        begun = time.perf_counter()
+        return await self._answer(_Wants(document, after_header, if_none_match, accept_arrow, time.perf_counter()))
+
+    async def rollup_rows(self, document: Mapping[str, Any], after_header: str | None) -> Reply:
+        """The rows as an Arrow stream, if a rollup answers the question. Raises NotByRollupError and what `answer` raises."""
+        return await self._answer(_Wants(document, after_header, None, True, time.perf_counter(), from_rollup=True))
+
+    async def _answer(self, wants: _Wants) -> Reply:
         limit_s = self._limits.query_time / 1000
-        wants = _Wants(document, after_header, if_none_match, accept_arrow, begun)
         try:
             async with asyncio.timeout(limit_s):
                 for _ in range(RENEWALS_MAX):
@@ -166,6 +177,8 @@ class QueryService:
         """The reply; None when the view named what is no longer there, and the next one will not."""
         begun, accept_arrow = wants.begun, wants.accept_arrow
         prepared = await self._prepare(wants.document, wants.after_header, limit_s)
+        if wants.from_rollup and prepared.plan.rollup is None:
+            raise NotByRollupError
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
         etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
         if wants.if_none_match is not None and _matches(wants.if_none_match, etag):
