@@ -150,9 +150,7 @@ def _sketch(doc: reading.Document, name: str, kind: str, what: str) -> Aggregato
     if kind == "cardinality":
         listed = reading.items(doc, "fields", what) or reading.items(doc, "fieldNames", what)
         fields = tuple(parse_dimension(f) for f in listed)
-        return Aggregator(
-            name, kind, "sketch", of, fields, by_row=reading.flag(doc, "byRow", what), round=rounded
-        )
+        return Aggregator(name, kind, "sketch", of, fields, by_row=reading.flag(doc, "byRow", what), round=rounded)
     fields, _ = _source(doc, what)
     if of is Type.HLL:
         lg_k, hll_type = reading.whole(doc, "lgK", what, 12), reading.text_or(doc, "tgtHllType", "HLL_4", what)
@@ -185,7 +183,7 @@ def columns_read(aggregator: Aggregator) -> Iterator[str]:
 
 def measure(a: Aggregator, resolve: Resolve) -> Measure:
     """The aggregator over columns. Of `grouping` there is none: it is constant in a grouping."""
-    mask = None if a.filter is None else matches(a.filter, resolve).fill_null(value=False)
+    mask = None if a.filter is None else per_row(matches(a.filter, resolve)).fill_null(value=False)
     if a.fold == "count":
         return Measure((pl.len() if mask is None else mask.sum()).cast(pl.Int64))
     if a.fold == "sketch":
@@ -348,4 +346,3 @@ def finalized(a: Aggregator, column: pl.Expr) -> Column:
     if a.round and of is Type.DOUBLE:
         return Column((found + 0.5).floor().cast(pl.Int64), Type.LONG)
     return Column(found, of)
-
