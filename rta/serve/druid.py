@@ -89,7 +89,10 @@ def _described(ok: str) -> dict[int | str, dict[str, Any]]:
         503: "Not possible now",
         504: "It took longer than it may",
     }
-    return {200: {"description": ok}} | {s: error | {"description": f"{t}; in Druid's shape"} for s, t in texts.items()}
+    described: dict[int | str, dict[str, Any]] = {200: {"description": ok}}
+    for status, text in texts.items():
+        described[status] = {**error, "description": f"{text}; in Druid's shape"}
+    return described
 
 
 def _add_queries(router: APIRouter, service: DruidService) -> None:

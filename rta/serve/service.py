@@ -79,6 +79,12 @@ class _Wants(NamedTuple):
     if_none_match: str | None
     accept_arrow: bool
     begun: float
+    from_rollup: bool = False
+    """Answer only what a rollup answers; raise NotByRollupError for the rest."""
+
+
+class NotByRollupError(Exception):
+    """Single rows would have to be read; whoever asked has a way of his own to do that."""
 
 
 class _Again(NamedTuple):
@@ -148,6 +154,11 @@ class QueryService:
         """Answer a question that was asked in another language, as an Arrow stream. Raises as `answer`."""
         return await self._reply(_Wants(query, after_header, None, True, time.perf_counter()))
 
+    async def rollup_rows(self, document: Mapping[str, Any], after_header: str | None) -> Reply:
+        """The rows as an Arrow stream, if a rollup answers the question. Raises NotByRollupError and what `answer` raises."""
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        return await self._reply(_Wants(query, after_header, None, True, time.perf_counter(), from_rollup=True))
+
     async def _reply(self, wants: _Wants) -> Reply:
         limit_s = self._limits.query_time / 1000
         try:
@@ -166,6 +177,8 @@ class QueryService:
         """The reply; None when the view named what is no longer there, and the next one will not."""
         begun, accept_arrow = wants.begun, wants.accept_arrow
         prepared = await self._prepare(wants.query, wants.after_header, limit_s)
+        if wants.from_rollup and prepared.plan.rollup is None:
+            raise NotByRollupError
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
         etag = etag_of(key, prepared.view.complete)
         if wants.if_none_match is not None and matches(wants.if_none_match, etag):
