@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -29,6 +30,7 @@ from rta.serve.requests import body_schema, declared, raw_answer, read_document,
 
 LOG = logging.getLogger("rta.serve")
 ARROW = "application/vnd.apache.arrow.stream"
+JSON = "application/json"
 META_HEADER = "RTA-Meta"
 
 
@@ -51,7 +53,7 @@ class Reply(Protocol):
 
     @property
     def meta(self) -> dict[str, Any] | None:
-        """Of an Arrow answer: what a JSON answer has in its body."""
+        """Of an answer in another form: what a JSON answer has in its body."""
         ...
 
 
@@ -71,8 +73,14 @@ def build_query_app(
     control: Control,
     settings: Settings,
     registry: Registry | None = None,
+    routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The app for everything but events. `registry` also takes what else this process counts for `/metrics`."""
+    """The app for everything but events.
+
+    Args:
+        registry: Also takes what else this process counts for `/metrics`.
+        routers: Further ways to ask, such as `rta.serve.sql_http`'s.
+    """
     registry = registry or Registry()
     app = FastAPI(title="rta", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(CallerGate)
@@ -80,7 +88,8 @@ def build_query_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     _add_query(app, service, registry)
-    app.include_router(admin_router(definitions, control, registry))
+    for router in (*routers, admin_router(definitions, control, registry)):
+        app.include_router(router)
     add_page(app)
     document: dict[str, Any] = {}
 
@@ -162,10 +171,15 @@ async def _answer(service: QueryService, request: Request) -> Response:
             accept_arrow=ARROW in headers.get("accept", ""),
         ),
     )
+    return replied(reply)
+
+
+def replied(reply: Reply) -> Response:
+    """A finished answer as it goes out; what has no place for `meta` has it in a header."""
     extra: dict[str, str] = {"Vary": "Accept"}
     if reply.etag is not None:
         extra["ETag"] = reply.etag if reply.etag.endswith('"') else f'"{reply.etag}"'
-    if reply.meta is not None and reply.content_type == ARROW:
+    if reply.meta is not None and reply.content_type != JSON:
         extra[META_HEADER] = json.dumps(reply.meta, separators=(",", ":"), default=str)
     if reply.status == 304:
         return Response(None, 304, extra)

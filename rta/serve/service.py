@@ -37,10 +37,11 @@ from rta.query.position import Position, decode_position
 from rta.query.shape import shape_of
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.answers import Answers
+from rta.serve.flights import Flights
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, View, Views
 from rta.serve.scan import ScanPool
-from rta.serve.scan_task import Finished, answer_raw, finish, hot_source
+from rta.serve.scan_task import Finished, ScanTask, answer_raw, finish, hot_source, rows_stream
 from rta.store.cache import FileCache
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
@@ -131,12 +132,11 @@ class QueryService:
         self._limits = settings.limits
         self._store = store
         # One thread looks up files: the tables' versions are not made for several.
-        self._looking = ThreadPoolExecutor(1, "query-prepare")
+        self.looking = ThreadPoolExecutor(1, "query-prepare")
         self._running = ThreadPoolExecutor(2, "query-run")
         self.registry = Registry()
         self.answers = Answers(ANSWERS_BYTES_MAX, self.registry)
-        self._under_way: dict[bytes, asyncio.Task[Found]] = {}
-        self._waiting: dict[asyncio.Task[Found], int] = {}
+        self._flights: Flights[Found] = Flights()
         self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
 
     async def answer(
@@ -174,8 +174,9 @@ class QueryService:
         cached = finished is not None
         if finished is None:
             try:
-                finished, cached = await self._once(
-                    key, prepared, accept_arrow, limit_s - (time.perf_counter() - begun)
+                compute = partial(self._compute, prepared, accept_arrow, limit_s - (time.perf_counter() - begun))
+                finished, cached = await self._flights.once(
+                    key, partial(self.answers.find_or, key, prepared.shared, compute)
                 )
             except (FileGoneError, ViewGoneError):
                 if last:
@@ -205,10 +206,9 @@ class QueryService:
 
     async def close(self) -> None:
         """End the threads; questions under way are given up."""
-        for task in list(self._under_way.values()):
-            task.cancel()
+        self._flights.cancel()
         await self.answers.close()
-        self._looking.shutdown(wait=False, cancel_futures=True)
+        self.looking.shutdown(wait=False, cancel_futures=True)
         self._running.shutdown(wait=False, cancel_futures=True)
 
     async def _prepare(self, document: Mapping[str, Any], after_header: str | None, limit_s: float) -> Prepared:
@@ -218,11 +218,11 @@ class QueryService:
         now_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+            return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
         except ViewGoneError:
             await self._views.renew(view)
             view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
-            return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+            return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
 
     def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
         """Plan the question and find what it reads (in the thread that looks up files)."""
@@ -262,34 +262,6 @@ class QueryService:
             self._hot_blocks.popitem(last=False)
         return [block for _, block in found.values()]
 
-    async def _once(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Found:
-        """The answer from whoever computes it first; the work is given up when nobody waits for it any more."""
-        task = self._under_way.get(key)
-        if task is None or task.done():
-            compute = partial(self._compute, prepared, arrow, limit_s)
-            task = asyncio.create_task(self.answers.find_or(key, prepared.shared, compute))
-            self._under_way[key] = task
-            task.add_done_callback(partial(self._ended, key))
-            self._waiting[task] = 0
-        self._waiting[task] += 1
-        try:
-            return await asyncio.shield(task)
-        finally:
-            self._waiting[task] -= 1
-            if not self._waiting[task]:
-                del self._waiting[task]
-                self._forget(key, task)  # ending it may take a while, and who asks meanwhile must not join it
-                task.cancel()
-
-    def _forget(self, key: bytes, task: asyncio.Task[Found]) -> None:
-        if self._under_way.get(key) is task:
-            del self._under_way[key]
-
-    def _ended(self, key: bytes, task: asyncio.Task[Found]) -> None:
-        self._forget(key, task)
-        if not task.cancelled():
-            task.exception()  # whoever waited has it; nobody may have
-
     async def _compute(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         if prepared.plan.rollup is None:
             return await self._run_raw(prepared, arrow, limit_s)
@@ -314,9 +286,8 @@ class QueryService:
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
         if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
-        return await self._scans.scan(
-            planned, self._store, prepared.files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
-        )
+        task = ScanTask(planned, self._store, prepared.files, rows_stream(rows), arrow, max(limit_s, 0.001))
+        return await self._scans.run(task)
 
 
 def _position(query: Query, header: str | None) -> Position | None:
