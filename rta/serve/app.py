@@ -142,6 +142,8 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.actors.kernels import warm_up
     from rta.actors.remote import RemotePeers
     from rta.serve.control import RemoteControl
+    from rta.serve.druid_sql import DruidSqlService
+    from rta.serve.druid_sql_http import druid_sql_router
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
     from rta.serve.service import QueryService
@@ -171,7 +173,8 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     if link is not None:
         service.answers.share(link)
     control = RemoteControl(lambda snapshots: sharing(settings, link, snapshots))
-    routers = [sql_router(sql, service.registry)]
+    druid_sql = DruidSqlService(sql, views, definitions, settings)
+    routers = [sql_router(sql, service.registry), druid_sql_router(druid_sql, service.registry)]
     app = build_query_app(service, definitions, control, settings, service.registry, routers)
 
     warming = asyncio.create_task(scans.warm_up())

@@ -85,7 +85,9 @@ def distinct_count(call: Call, *, approximate: bool) -> Typed:
     """Of a multi-value string each value counts."""
     value = call.argument()
     if value.kind.is_sketch:
-        raise InvalidQueryError("a sketch is counted by its own estimate", "use HLL_SKETCH_ESTIMATE or THETA_SKETCH_ESTIMATE")
+        raise InvalidQueryError(
+            "a sketch is counted by its own estimate", "use HLL_SKETCH_ESTIMATE or THETA_SKETCH_ESTIMATE"
+        )
     if value.kind.multi:
         whole = f"list({value.sql}){call.suffix}"
         return Typed(f"coalesce(len(list_distinct(flatten({whole}))), 0)", BIGINT)
@@ -228,14 +230,27 @@ AGGREGATES: dict[str, _Aggregate] = {
     "MIN": _extreme,
     "MAX": _extreme,
     **dict.fromkeys(
-        ("APPROX_COUNT_DISTINCT", "APPROX_COUNT_DISTINCT_BUILTIN", "APPROX_COUNT_DISTINCT_DS_HLL",
-         "APPROX_COUNT_DISTINCT_DS_THETA"), _approximate,
+        (
+            "APPROX_COUNT_DISTINCT",
+            "APPROX_COUNT_DISTINCT_BUILTIN",
+            "APPROX_COUNT_DISTINCT_DS_HLL",
+            "APPROX_COUNT_DISTINCT_DS_THETA",
+        ),
+        _approximate,
     ),
     "APPROX_QUANTILE": _quantile,
     "APPROX_QUANTILE_DS": _quantile,
-    **{word: _statistic(function) for word, function in (
-        ("VAR_POP", "var_pop"), ("VAR_SAMP", "var_samp"), ("VARIANCE", "var_samp"), ("STDDEV_POP", "stddev_pop"),
-        ("STDDEV_SAMP", "stddev_samp"), ("STDDEV", "stddev_samp"))},
+    **{
+        word: _statistic(function)
+        for word, function in (
+            ("VAR_POP", "var_pop"),
+            ("VAR_SAMP", "var_samp"),
+            ("VARIANCE", "var_samp"),
+            ("STDDEV_POP", "stddev_pop"),
+            ("STDDEV_SAMP", "stddev_samp"),
+            ("STDDEV", "stddev_samp"),
+        )
+    },
     "EARLIEST": _by_time("arg_min_null", explicit=False),
     "LATEST": _by_time("arg_max_null", explicit=False),
     "EARLIEST_BY": _by_time("arg_min_null", explicit=True),

@@ -64,7 +64,9 @@ def is_aggregate(name: str) -> bool:
 def _applied(word: str, rule: Rule, values: list[Typed], zone: str) -> Typed:
     lists = [i for i, (v, r) in enumerate(zip(values, rule.reads, strict=True)) if v.kind.multi and r != "a"]
     if len(lists) > 1:
-        raise InvalidQueryError(f"{word} has two multi-value arguments", "use MV_TO_STRING or MV_OFFSET for one of them")
+        raise InvalidQueryError(
+            f"{word} has two multi-value arguments", "use MV_TO_STRING or MV_OFFSET for one of them"
+        )
     if lists:
         whole = values[lists[0]]
         values = [Typed("_e", VARCHAR) if i == lists[0] else v for i, v in enumerate(values)]

@@ -21,7 +21,9 @@ from rta.errors import InvalidQueryError
 TEXT_MAX = 1 << 20
 DEPTH_MAX = 200
 _KEPT = ("CAST", "TRY_CAST", "CEIL", "FLOOR", "EXTRACT", "TRIM", "JSON_OBJECT")
-_EXPLAIN = re.compile(r"\s*EXPLAIN\s+PLAN\s+(?:INCLUDING\s+\w+\s+|EXCLUDING\s+\w+\s+|WITH\s+\w+\s+)?FOR\s", re.IGNORECASE)
+_EXPLAIN = re.compile(
+    r"\s*EXPLAIN\s+PLAN\s+(?:INCLUDING\s+\w+\s+|EXCLUDING\s+\w+\s+|WITH\s+\w+\s+)?FOR\s", re.IGNORECASE
+)
 _SET = re.compile(r"\s*SET\s+(\"?)([A-Za-z_][\w.]*)\1\s*=\s*", re.IGNORECASE)
 _VALUE = re.compile(r"'((?:[^']|'')*)'|(TRUE|FALSE)\b|(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
@@ -115,7 +117,9 @@ def _settings(text: str) -> tuple[dict[str, Any], str]:
     while (begun := _SET.match(text)) is not None:
         value = _VALUE.match(text, begun.end())
         if value is None:
-            raise InvalidQueryError(f"SET {begun[2]} has no literal", "write SET name = 'text';, a number, TRUE or FALSE")
+            raise InvalidQueryError(
+                f"SET {begun[2]} has no literal", "write SET name = 'text';, a number, TRUE or FALSE"
+            )
         rest = text[value.end() :].lstrip()
         if not rest.startswith(";"):
             raise InvalidQueryError(f"SET {begun[2]} does not end with ';'", "write SET name = value; SELECT …")

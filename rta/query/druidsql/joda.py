@@ -26,8 +26,10 @@ def format_time(value: Typed, pattern: str | None, zone: str) -> Typed:
     if value.is_null:
         return Typed("CAST(NULL AS VARCHAR)", VARCHAR)
     local = to_local(value, zone)
-    parts = [f"strftime({local}, {quoted(form)})" if not offset else _offset(value, local, zone, offset)
-             for form, offset in _parts("yyyy-MM-dd'T'HH:mm:ss.SSSZZ" if pattern is None else pattern)]
+    parts = [
+        f"strftime({local}, {quoted(form)})" if not offset else _offset(value, local, zone, offset)
+        for form, offset in _parts("yyyy-MM-dd'T'HH:mm:ss.SSSZZ" if pattern is None else pattern)
+    ]
     return Typed(f"({' || '.join(parts)})" if len(parts) > 1 else parts[0], VARCHAR)
 
 

@@ -30,7 +30,9 @@ def with_parameters(text: str, parameters: Sequence[Any]) -> str:
         except SqlglotError as error:
             raise InvalidQueryError(f"the query can't be read: {str(error).splitlines()[0]}") from error
     if len(places) > len(parameters):
-        raise InvalidQueryError(f"No value bound for parameter (position {len(parameters) + 1})", "send one for each '?'")
+        raise InvalidQueryError(
+            f"No value bound for parameter (position {len(parameters) + 1})", "send one for each '?'"
+        )
     pieces, at = [], 0
     for number, (place, parameter) in enumerate(zip(places, parameters, strict=False), 1):
         pieces += [text[at:place], _literal(number, parameter)]
@@ -40,7 +42,9 @@ def with_parameters(text: str, parameters: Sequence[Any]) -> str:
 
 def _literal(number: int, parameter: Any) -> str:
     if not isinstance(parameter, dict) or "type" not in parameter:
-        raise InvalidQueryError(f"parameter {number} is {str(parameter)[:64]!r}", 'send {"type": "VARCHAR", "value": …}')
+        raise InvalidQueryError(
+            f"parameter {number} is {str(parameter)[:64]!r}", 'send {"type": "VARCHAR", "value": …}'
+        )
     kind, value = str(parameter["type"]).upper(), parameter.get("value")
     if value is None:
         return "NULL"
@@ -64,7 +68,9 @@ def _of_type(kind: str, value: Any) -> str:
     if kind in ("TIMESTAMP", "DATE"):
         return f"{kind} {quoted(_time(value))}"
     if kind not in _TEXTS:
-        raise InvalidQueryError(f"the parameter type '{kind[:32]}' is not supported", "use VARCHAR, BIGINT, DOUBLE or TIMESTAMP")
+        raise InvalidQueryError(
+            f"the parameter type '{kind[:32]}' is not supported", "use VARCHAR, BIGINT, DOUBLE or TIMESTAMP"
+        )
     return quoted(str(value))
 
 

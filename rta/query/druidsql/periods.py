@@ -97,16 +97,24 @@ def floor(value: Typed, period: Period, origin_ms: int | None, zone: str) -> Typ
     if value.ms is not None:
         return instant(floor_ms(value.ms, period, origin_ms, zone))
     unit = period.unit if origin_ms is None else None
+    if unit is not None and offset_ms(zone) == 0:
+        return Typed(f"date_trunc('{unit}', {value.sql})", value.kind)
     if period.months:
         return from_local(_floor_months(to_local(value, zone), period, origin_ms, zone), zone)
     if not period.ms:
         if unit is not None:
-            return _truncated(value, unit, zone)
+            return from_local(f"date_trunc('{unit}', {to_local(value, zone)})", zone)
         start = 0 if origin_ms is None else _local_ms(origin_ms, zone)
         local = f"epoch_ms({to_local(value, zone)})"
         return from_local(_stepped(local, local, start, period.whole_days * DAY_MS), zone)
-    if unit is not None and offset_ms(zone) == 0:
-        return _truncated(value, unit, zone)
+    if (
+        origin_ms is None
+        and value.kind.tz
+        and offset_ms(zone) == 0
+        and not period.whole_days
+        and DAY_MS % period.ms == 0
+    ):
+        return Typed(f"time_bucket({_width(period.ms)}, {value.sql})", value.kind)
     at = f"epoch_ms({value.sql})"
     if unit is not None:
         return Typed(_stepped(at, f"epoch_ms({to_local(value, zone)})", 0, period.ms), TIMESTAMP)
@@ -179,10 +187,13 @@ def _check(period: Period, zone: str) -> None:
         raise InvalidQueryError("steps of a period with months and days, or days and hours, are not supported", _HINT)
 
 
-def _truncated(value: Typed, unit: str, zone: str) -> Typed:
-    if offset_ms(zone) == 0:
-        return Typed(f"date_trunc('{unit}', {value.sql})", value.kind)
-    return from_local(f"date_trunc('{unit}', {to_local(value, zone)})", zone)
+def _width(ms: int) -> str:
+    """An interval in its largest unit, which is how planners know it again."""
+    unit, length = next((u, n) for u, n in _CLOCK if ms % n == 0)
+    return f"INTERVAL '{ms // length}' {unit}"
+
+
+_CLOCK = (("HOUR", 3_600_000), ("MINUTE", 60_000), ("SECOND", 1_000), ("MILLISECOND", 1))
 
 
 def _floor_months(local: str, period: Period, origin_ms: int | None, zone: str) -> str:
@@ -233,7 +244,10 @@ def _from_local_ms(local_ms: int, zone: str) -> int:
 def _floored_months(ms: int, count: int, origin_ms: int | None, zone: str) -> int:
     local = _local_ms(ms, zone)
     start = 0 if origin_ms is None else _local_ms(origin_ms, zone)
-    first, last = datetime(1970, 1, 1) + timedelta(milliseconds=start), datetime(1970, 1, 1) + timedelta(milliseconds=local)
+    first, last = (
+        datetime(1970, 1, 1) + timedelta(milliseconds=start),
+        datetime(1970, 1, 1) + timedelta(milliseconds=local),
+    )
     months = (last.year - first.year) * 12 + last.month - first.month
     if _add_months(start, months) > local:
         months -= 1

@@ -15,7 +15,7 @@ from rta.errors import InvalidQueryError
 from rta.query.druidsql.calls import is_aggregate
 from rta.query.druidsql.context import Context
 from rta.query.druidsql.kinds import VARCHAR, Kind, common
-from rta.query.druidsql.scope import Catalog, Column, Relation, Scope, Table
+from rta.query.druidsql.scope import Catalog, Column, Scope, Table
 from rta.query.druidsql.sources import from_clause
 from rta.query.druidsql.translator import Translator
 from rta.query.druidsql.typed import Typed, name
@@ -43,12 +43,14 @@ class Queries:
 
     Args:
         used: The tables that the statement read so far.
+        parameters: Values that the statement names as `$1`, `$2`, ….
     """
 
     catalog: Catalog
     context: Context
     now_ms: int
     used: list[Table] = field(default_factory=list)
+    parameters: list[str] = field(default_factory=list)
     _common: list[dict[str, tuple[Column, ...]]] = field(default_factory=list)
     _lateral: int = 0
 
@@ -86,9 +88,7 @@ class Queries:
 
     def values(self, node: exp.Values, outer: Scope | None) -> Translated:
         translator = Translator(Scope(outer=outer), self.context, self.now_ms, self)
-        rows = [
-            translator.texts(row.expressions if isinstance(row, exp.Tuple) else [row]) for row in node.expressions
-        ]
+        rows = [translator.texts(row.expressions if isinstance(row, exp.Tuple) else [row]) for row in node.expressions]
         if len({len(row) for row in rows}) != 1:
             raise InvalidQueryError("the rows of VALUES differ in their number of values", "give each as many")
         kinds = tuple(common([row[i].kind for row in rows]) for i in range(len(rows[0])))
@@ -283,7 +283,9 @@ def limit_clause(node: exp.Expression) -> str:
     count = None
     if limit is not None:
         count = limit.args.get("count") if isinstance(limit, exp.Fetch) else limit.expression
-    parts = [(word, _whole(value)) for word, value in (("LIMIT", count), ("OFFSET", offset and offset.expression)) if value]
+    parts = [
+        (word, _whole(value)) for word, value in (("LIMIT", count), ("OFFSET", offset and offset.expression)) if value
+    ]
     return "".join(f" {word} {number}" for word, number in parts if number is not None)
 
 
@@ -297,7 +299,18 @@ def _whole(node: exp.Expression) -> int | None:
 
 
 def _refuse(node: exp.Select) -> None:
-    for key in ("qualify", "laterals", "pivots", "sort", "cluster", "distribute", "windows", "into", "sample", "prewhere"):
+    for key in (
+        "qualify",
+        "laterals",
+        "pivots",
+        "sort",
+        "cluster",
+        "distribute",
+        "windows",
+        "into",
+        "sample",
+        "prewhere",
+    ):
         if node.args.get(key):
             raise InvalidQueryError(f"{key.upper()} is not supported", "see docs/druid-sql.md")
     distinct = node.args.get("distinct")

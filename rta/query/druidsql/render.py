@@ -68,9 +68,11 @@ def _values(column: pa.ChunkedArray, shown: OutputColumn, form: Form) -> list[An
 
 def _times(column: pa.ChunkedArray, zone: str) -> list[Any]:
     # Without a zone a timestamp is one of UTC.
-    times = pl.Series(column.cast(pa.timestamp("ms"), safe=False)) if column.type.tz is None else pl.Series(
-        column.cast(pa.timestamp("ms", "UTC"), safe=False)
-    ).dt.replace_time_zone(None)
+    times = (
+        pl.Series(column.cast(pa.timestamp("ms"), safe=False))
+        if column.type.tz is None
+        else pl.Series(column.cast(pa.timestamp("ms", "UTC"), safe=False)).dt.replace_time_zone(None)
+    )
     form = "%Y-%m-%dT%H:%M:%S%.3f"
     shift = offset_ms(zone)
     if shift == 0:
@@ -120,6 +122,4 @@ def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
 
 def _words(row: Sequence[Any]) -> list[Any]:
     """Truth values as JSON has them, lists as JSON."""
-    return [
-        _TRUTHS[v] if isinstance(v, bool) else orjson.dumps(v).decode() if isinstance(v, list) else v for v in row
-    ]
+    return [_TRUTHS[v] if isinstance(v, bool) else orjson.dumps(v).decode() if isinstance(v, list) else v for v in row]

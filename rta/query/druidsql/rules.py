@@ -88,10 +88,18 @@ _NUMBERS: dict[str, tuple[Rule, ...]] = {
     "CEILING": _one("n", "ceil({0})", "n"),
     "FLOOR": _one("n", "floor({0})", "n"),
     "SIGN": _one("n", "sign({0})", "n"),
-    "LN": _one("d", "(CASE WHEN {0} > 0 THEN ln({0}) WHEN {0} = 0 THEN CAST('-Infinity' AS DOUBLE) "
-               "WHEN {0} < 0 THEN CAST('NaN' AS DOUBLE) END)", DOUBLE),
-    "LOG10": _one("d", "(CASE WHEN {0} > 0 THEN log10({0}) WHEN {0} = 0 THEN CAST('-Infinity' AS DOUBLE) "
-                  "WHEN {0} < 0 THEN CAST('NaN' AS DOUBLE) END)", DOUBLE),
+    "LN": _one(
+        "d",
+        "(CASE WHEN {0} > 0 THEN ln({0}) WHEN {0} = 0 THEN CAST('-Infinity' AS DOUBLE) "
+        "WHEN {0} < 0 THEN CAST('NaN' AS DOUBLE) END)",
+        DOUBLE,
+    ),
+    "LOG10": _one(
+        "d",
+        "(CASE WHEN {0} > 0 THEN log10({0}) WHEN {0} = 0 THEN CAST('-Infinity' AS DOUBLE) "
+        "WHEN {0} < 0 THEN CAST('NaN' AS DOUBLE) END)",
+        DOUBLE,
+    ),
     "POWER": _one("dd", "pow({0}, {1})", DOUBLE),
     "SQRT": _one("d", "(CASE WHEN {0} < 0 THEN CAST('NaN' AS DOUBLE) ELSE sqrt({0}) END)", DOUBLE),
     "TRUNCATE": (Rule("n", "trunc({0})", "n"), Rule("nl", "(trunc({0} * pow(10, {1})) / pow(10, {1}))", "n")),
@@ -125,8 +133,9 @@ _ARRAYS: dict[str, tuple[Rule, ...]] = {
         "(CASE WHEN {1} >= 0 AND {1} <= len({0}) AND {1} <= {2} THEN list_slice({0}, {1} + 1, {2}) END)",
         "x",
     ),
-    "TO_STRING": _one("as", "array_to_string(list_transform({0}, lambda _e: coalesce(CAST(_e AS VARCHAR), 'null')), {1})",
-                      VARCHAR),
+    "TO_STRING": _one(
+        "as", "array_to_string(list_transform({0}, lambda _e: coalesce(CAST(_e AS VARCHAR), 'null')), {1})", VARCHAR
+    ),
 }
 
 _JSON: dict[str, tuple[Rule, ...]] = {

@@ -28,12 +28,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of a schema. `source` gives DuckDB's text for it in FROM."""
+    """A table of a schema. `source` gives DuckDB's text for it in FROM; values that it needs go to the list of parameters."""
 
     schema: str
     name: str
     columns: tuple[Column, ...]
-    source: Callable[[], str]
+    source: Callable[[list[str]], str]
     system: bool = False
 
 
@@ -51,6 +51,8 @@ class Scope:
 
     relations: list[Relation] = field(default_factory=list)
     outer: Scope | None = None
+    merged: set[str] = field(default_factory=set)
+    """Columns of USING: alone they mean the left one."""
 
     def add(self, relation: Relation) -> None:
         if any(r.alias == relation.alias for r in self.relations):
@@ -62,7 +64,7 @@ class Scope:
         scope: Scope | None = self
         while scope is not None:
             found = scope._matches(column, table)
-            if len(found) > 1:
+            if len(found) > 1 and not (table is None and column in scope.merged):
                 raise InvalidQueryError(f"Column '{column}' is ambiguous", "write table.column")
             if found:
                 relation, match = found[0]
@@ -76,7 +78,10 @@ class Scope:
         if not chosen:
             raise InvalidQueryError(f"Table '{table}' not found" if table else "SELECT * requires a FROM clause")
         return [
-            (c.name, Typed(f"{name(r.alias)}.{name(c.name)}", c.kind)) for r in chosen for c in r.columns if not c.hidden
+            (c.name, Typed(f"{name(r.alias)}.{name(c.name)}", c.kind))
+            for r in chosen
+            for c in r.columns
+            if not c.hidden
         ]
 
     def _matches(self, column: str, table: str | None) -> list[tuple[Relation, Column]]:

@@ -22,7 +22,9 @@ _Handler = Callable[["Translator", Nodes], Typed]
 def _sketch(translator: Translator, node: exp.Expression, base: Base, word: str) -> Typed:
     value = translator.translate(node)
     if value.kind.base is not base:
-        raise InvalidQueryError(f"{word} takes a {base}, not a {value.kind.base}", "use DS_HLL, DS_THETA or DS_QUANTILES_SKETCH")
+        raise InvalidQueryError(
+            f"{word} takes a {base}, not a {value.kind.base}", "use DS_HLL, DS_THETA or DS_QUANTILES_SKETCH"
+        )
     return value
 
 
@@ -110,7 +112,9 @@ def _histogram(translator: Translator, nodes: Nodes) -> Typed:
     value = _sketch(translator, nodes[0], Base.QUANTILES, "DS_HISTOGRAM").sql
     points = [_fraction(translator, node, "DS_HISTOGRAM") for node in nodes[1:]]
     below = [f"len(list_filter({value}, lambda _e: _e < {p!r}))" for p in points]
-    bins = [f"CAST({high} - {low} AS DOUBLE)" for low, high in zip(["0", *below], [*below, f"len({value})"], strict=True)]
+    bins = [
+        f"CAST({high} - {low} AS DOUBLE)" for low, high in zip(["0", *below], [*below, f"len({value})"], strict=True)
+    ]
     return Typed(f"CAST(to_json([{', '.join(bins)}]) AS VARCHAR)", VARCHAR)
 
 

@@ -55,11 +55,16 @@ def _table(queries: Queries, node: exp.Table, scope: Scope, translator: Translat
     else:
         table = queries.catalog.table(node.name, node.db or "druid")
         queries.used.append(table)
+        for key in ("sample", "pivots", "hints", "version", "when", "ordinality", "only", "partition", "changes"):
+            if node.args.get(key):
+                raise InvalidQueryError(
+                    f"{key.upper()} behind the table '{table.name}' is not supported", "leave it out"
+                )
         given = _names(node.args.get("alias"))
         if given:
             raise InvalidQueryError(f"the columns of '{table.name}' can't be renamed in FROM", "use a subquery")
         scope.add(Relation(alias, table.columns))
-        text = f"{table.source()} AS {name(alias)}"
+        text = f"{table.source(queries.parameters)} AS {name(alias)}"
     for join in node.args.get("joins") or []:
         text += _join(queries, join, scope, translator)
     return text
@@ -95,19 +100,21 @@ def _unnest(node: exp.Unnest, scope: Scope, translator: Translator) -> str:
 def _join(queries: Queries, join: exp.Join, scope: Scope, translator: Translator) -> str:
     side, kind = str(join.args.get("side") or "").upper(), str(join.args.get("kind") or "").upper()
     if join.args.get("method") or kind in ("SEMI", "ANTI", "ASOF") or (side and side not in _SIDES):
-        raise InvalidQueryError(f"'{join.sql(dialect='druid')[:64]}' is not supported", "use INNER, LEFT, RIGHT, FULL or CROSS")
+        raise InvalidQueryError(
+            f"'{join.sql(dialect='druid')[:64]}' is not supported", "use INNER, LEFT, RIGHT, FULL or CROSS"
+        )
     before = len(scope.relations)
     right = relation(queries, join.this, scope, translator)
     on, using = join.args.get("on"), join.args.get("using")
     if using:
-        return f" {side or 'INNER'} JOIN {right} ON {_using(using, scope, before, translator)}"
+        scope.merged |= {c.name for c in using}
+        return f" {side or 'INNER'} JOIN {right} ON {_using(using, scope, before)}"
     if on is None:
         return f" CROSS JOIN {right}"
     return f" {side or 'INNER'} JOIN {right} ON {translator.condition(on)}"
 
 
-def _using(columns: list[exp.Expression], scope: Scope, before: int, translator: Translator) -> str:
+def _using(columns: list[exp.Expression], scope: Scope, before: int) -> str:
     left = Scope(scope.relations[:before])
     right = Scope(scope.relations[before:])
-    del translator
     return " AND ".join(f"{left.column(c.name, None).sql} = {right.column(c.name, None).sql}" for c in columns)

@@ -11,7 +11,7 @@ from sqlglot import exp
 from rta.errors import InvalidQueryError
 from rta.query.druidsql import periods
 from rta.query.druidsql.joda import format_time, parse_pattern
-from rta.query.druidsql.kinds import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, Base, Kind
+from rta.query.druidsql.kinds import BIGINT, BOOLEAN, INSTANT, VARCHAR, Base
 from rta.query.druidsql.rules import ADDRESS
 from rta.query.druidsql.typed import (
     NULL_VALUE,
@@ -20,7 +20,6 @@ from rta.query.druidsql.typed import (
     as_long,
     as_text,
     as_time,
-    aware,
     from_local,
     instant,
     parse_time,
@@ -101,9 +100,13 @@ def _rounding(word: str, rounded: Callable[[Typed, periods.Period, int | None, s
         if origin is not None:
             at = as_time(translator.translate(origin), zone)
             if at.ms is None:
-                raise InvalidQueryError(f"the origin of {word} is no constant", "write it as TIMESTAMP '2000-01-01 00:00:00'")
+                raise InvalidQueryError(
+                    f"the origin of {word} is no constant", "write it as TIMESTAMP '2000-01-01 00:00:00'"
+                )
             origin_ms = at.ms
-        return rounded(_time(translator, nodes[0]), periods.parse_period(text_of(nodes[1], "the period")), origin_ms, zone)
+        return rounded(
+            _time(translator, nodes[0]), periods.parse_period(text_of(nodes[1], "the period")), origin_ms, zone
+        )
 
     return handler
 
@@ -150,7 +153,7 @@ def _parse(translator: Translator, nodes: Nodes) -> Typed:
         return as_time(Typed(text.sql, VARCHAR, text=value.text), zone)
     form, has_offset = parse_pattern(text_of(pattern, "the pattern"))
     parsed = f"try_strptime({text.sql}, {quoted(form)})"
-    return Typed(aware(Typed(parsed, TIMESTAMP)).sql, Kind(Base.TIMESTAMP, tz=True)) if has_offset else from_local(parsed, zone)
+    return Typed(parsed, INSTANT) if has_offset else from_local(parsed, zone)
 
 
 def _format(translator: Translator, nodes: Nodes) -> Typed:
@@ -329,7 +332,10 @@ def json_path(path: str) -> str:
     read = "".join(f".{a}" if a else f"['{b}']" if b else f'["{c}"]' if c else f"[{d}]" for a, b, c, d in steps)
     if not path.startswith("$") or read != path[1:]:
         raise InvalidQueryError(f"'{path[:100]}' is not a JSON path", "write it as $.a.b, $['a.b'] or $.a[0]")
-    return "$" + "".join(f"[{d if int(d) >= 0 else '#' + d}]" if d else '."' + (a or b or c).replace('"', '\\"') + '"' for a, b, c, d in steps)
+    return "$" + "".join(
+        f"[{d if int(d) >= 0 else '#' + d}]" if d else '."' + (a or b or c).replace('"', '\\"') + '"'
+        for a, b, c, d in steps
+    )
 
 
 _Special = Callable[["Translator", Nodes], Typed]

@@ -1,7 +1,7 @@
 """INFORMATION_SCHEMA and `sys`: what clients ask to find out which tables, columns and functions there are.
 
-Owns these tables' columns, and the rows of INFORMATION_SCHEMA. They reach the engine as JSON inside the statement, so it needs
-no tables of its own. Rows of `sys` come from whoever knows the system.
+Owns these tables' columns, and the rows of INFORMATION_SCHEMA. They reach the engine as JSON beside the statement, so it needs no
+tables of its own. Rows of `sys` come from whoever knows the system.
 """
 
 from __future__ import annotations
@@ -87,13 +87,16 @@ def _described(tables: Iterable[Table], own: Iterable[Table]) -> list[Table]:
 
 
 def _table(schema: str, name: str, columns: Mapping[str, Kind], rows: Callable[[], Rows]) -> Table:
-    return Table(schema, name, tuple(Column(c, k) for c, k in columns.items()), partial(_source, columns, rows), system=True)
+    return Table(
+        schema, name, tuple(Column(c, k) for c, k in columns.items()), partial(_source, columns, rows), system=True
+    )
 
 
-def _source(columns: Mapping[str, Kind], rows: Callable[[], Rows]) -> str:
+def _source(columns: Mapping[str, Kind], rows: Callable[[], Rows], parameters: list[str]) -> str:
     shape = orjson.dumps([{name: str(kind.base) for name, kind in columns.items()}]).decode()
     data = orjson.dumps([{name: row.get(name) for name in columns} for row in rows()]).decode()
-    return f"(SELECT unnest(from_json({quoted(data)}, {quoted(shape)}), recursive := TRUE))"
+    parameters.append(data)
+    return f"(SELECT unnest(from_json(${len(parameters)}, {quoted(shape)}), recursive := TRUE))"
 
 
 def _schemata() -> Rows:
@@ -150,5 +153,3 @@ def _routines() -> Rows:
         }
         for name in function_names()
     ]
-
-

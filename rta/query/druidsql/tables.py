@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import pyarrow as pa
 
@@ -34,13 +33,15 @@ def druid_tables(datasources: Sequence[Datasource]) -> list[Table]:
 def _table(table: SqlTable) -> Table:
     columns = [_column(table, c.name, c.type) for c in table.columns]
     columns.sort(key=lambda c: c.name != TIME)
-    return Table(DRUID, table.name, tuple(columns), partial(name, table.name))
+    return Table(DRUID, table.name, tuple(columns), lambda _: name(table.name))
 
 
 def _column(table: SqlTable, column: str, kind: pa.DataType) -> Column:
     if column == REST:
         return Column(column, JSON, hidden=True)
-    defined = None if table.rollup is not None or table.name != table.datasource.name else table.datasource.column(column)
+    defined = (
+        None if table.rollup is not None or table.name != table.datasource.name else table.datasource.column(column)
+    )
     if defined is None:
         return Column(column, _OF_ARROW[kind])
     return Column(column, OF_COLUMN[defined.type], path=".".join(defined.path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 import orjson
 from sqlglot import exp
 
@@ -33,12 +32,13 @@ class Translation:
 
     Args:
         tables: The tables of datasources that it reads.
-        kept: Whether the same text means the same a moment later.
+        parameters: What stands for `$1`, `$2`, … in it.
     """
 
     sql: str
     columns: tuple[OutputColumn, ...]
     tables: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
 
 
 def translate(statement: Statement, catalog: Catalog, context: Context, now_ms: int) -> Translation:
@@ -59,8 +59,9 @@ def translate(statement: Statement, catalog: Catalog, context: Context, now_ms: 
                 "use HLL_SKETCH_ESTIMATE, THETA_SKETCH_ESTIMATE or DS_GET_QUANTILE",
             )
     if any(c.kind.is_list or c.kind.is_sketch for c in columns):
-        return Translation(_flattened(found.sql, columns, context), tuple(_sent(c, context) for c in columns), tables)
-    return Translation(found.sql, tuple(columns), tables)
+        sent = tuple(_sent(c, context) for c in columns)
+        return Translation(_flattened(found.sql, columns, context), sent, tables, tuple(queries.parameters))
+    return Translation(found.sql, tuple(columns), tables, tuple(queries.parameters))
 
 
 def _flattened(sql: str, columns: Sequence[OutputColumn], context: Context) -> str:
@@ -73,7 +74,9 @@ def _flattened(sql: str, columns: Sequence[OutputColumn], context: Context) -> s
         elif column.kind.multi and context.stringify_arrays:
             many = f"CAST(to_json({text}) AS VARCHAR)"
             text = f"CASE len({text}) WHEN 0 THEN NULL WHEN 1 THEN list_extract({text}, 1) ELSE {many} END"
-        elif column.kind.is_list and column.kind.is_time or column.kind.array and column.kind.base is Base.TIMESTAMP:
+        elif (column.kind.is_list and column.kind.is_time) or (
+            column.kind.array and column.kind.base is Base.TIMESTAMP
+        ):
             text = f"list_transform({text}, lambda _e: epoch_ms(_e))"
         if column.kind.array and context.stringify_arrays:
             text = f"CAST(to_json({text}) AS VARCHAR)"
@@ -91,7 +94,13 @@ def _explained(sql: str, names: Sequence[str], kinds: Sequence[Kind], tables: Se
     """One row with the plan, what it reads, and what kind of statement it is, each as JSON."""
     signature = [{"name": n, "type": native_type(k)} for n, k in zip(names, kinds, strict=True)]
     mappings = [{"queryColumn": n, "outputColumn": n} for n in names]
-    plan = [{"query": {"queryType": "sql", "dialect": "duckdb", "sql": sql}, "signature": signature, "columnMappings": mappings}]
+    plan = [
+        {
+            "query": {"queryType": "sql", "dialect": "duckdb", "sql": sql},
+            "signature": signature,
+            "columnMappings": mappings,
+        }
+    ]
     resources = [{"name": table, "type": "DATASOURCE"} for table in tables]
     texts = {"PLAN": plan, "RESOURCES": resources, "ATTRIBUTES": {"statementType": "SELECT"}}
     chosen = ", ".join(f"{quoted(orjson.dumps(value).decode())} AS {name(key)}" for key, value in texts.items())
@@ -101,5 +110,3 @@ def _explained(sql: str, names: Sequence[str], kinds: Sequence[Kind], tables: Se
 def sys_tables_of(statement: Statement) -> set[str]:
     """Which tables of `sys` the statement names, so that their rows can be fetched."""
     return {t.name.lower() for t in statement.query.find_all(exp.Table) if t.db.lower() == "sys"}
-
-

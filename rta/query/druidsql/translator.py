@@ -111,7 +111,9 @@ def type_of(data_type: DataType) -> Kind:
     if name == "ARRAY" and data_type.expressions:
         return type_of(data_type.expressions[0]).as_array
     if name not in _TYPES:
-        raise InvalidQueryError(f"no type '{data_type.sql()[:64]}'", "use VARCHAR, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP or DATE")
+        raise InvalidQueryError(
+            f"no type '{data_type.sql()[:64]}'", "use VARCHAR, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP or DATE"
+        )
     return Kind(_TYPES[name])
 
 
@@ -158,7 +160,9 @@ def _number(value: Typed, zone: str) -> Typed:
     if value.kind.base is Base.BOOLEAN:
         return as_long(value, zone)
     if value.kind.is_time or value.kind.is_list or value.kind.is_sketch:
-        raise InvalidQueryError(f"cannot calculate with a {value.kind.base}", "use TIMESTAMPDIFF, TIME_SHIFT or an estimate")
+        raise InvalidQueryError(
+            f"cannot calculate with a {value.kind.base}", "use TIMESTAMPDIFF, TIME_SHIFT or an estimate"
+        )
     return as_double(value, zone)
 
 
@@ -186,7 +190,7 @@ def _moved(translator: Translator, node: exp.Binary, left: Typed, right: Typed) 
     """A time and an interval."""
     if left.kind.base is Base.INTERVAL:
         left, right = right, left
-    if right.kind.base is Base.INTERVAL and left.kind.base is Base.INTERVAL or isinstance(node, exp.Div | exp.Mod):
+    if (right.kind.base is Base.INTERVAL and left.kind.base is Base.INTERVAL) or isinstance(node, exp.Div | exp.Mod):
         raise InvalidQueryError("intervals can only be added to times and multiplied", "use TIMESTAMPADD")
     period = periods.period_of(right)
     if isinstance(node, exp.Mul):
@@ -248,7 +252,9 @@ def _in_rows(translator: Translator, node: exp.In) -> Typed:
     """`(a, b) IN ((1, 2), …)`."""
     rows = [row for row in node.expressions if isinstance(row, exp.Tuple)]
     if len(rows) != len(node.expressions) or any(len(r.expressions) != len(node.this.expressions) for r in rows):
-        raise InvalidQueryError("the rows of IN differ in their number of values", "give each row as many as the left side")
+        raise InvalidQueryError(
+            "the rows of IN differ in their number of values", "give each row as many as the left side"
+        )
     either = []
     for row in rows:
         pairs = zip(node.this.expressions, row.expressions, strict=True)

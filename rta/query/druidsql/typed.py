@@ -266,9 +266,7 @@ def as_time(value: Typed, zone: str) -> Typed:
     text = as_text(value, zone).sql
     local = from_local(f"TRY_CAST({text} AS TIMESTAMP)", zone)
     has_offset = f"regexp_matches({text}, '[T ]\\d.*(Z|[+-]\\d\\d:?\\d\\d)$')"
-    return Typed(
-        f"(CASE WHEN {has_offset} THEN TRY_CAST({text} AS TIMESTAMPTZ) ELSE {aware(local).sql} END)", INSTANT
-    )
+    return Typed(f"(CASE WHEN {has_offset} THEN TRY_CAST({text} AS TIMESTAMPTZ) ELSE {aware(local).sql} END)", INSTANT)
 
 
 def as_date(value: Typed, zone: str) -> Typed:

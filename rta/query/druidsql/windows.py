@@ -36,7 +36,9 @@ def window(translator: Translator, node: exp.Window) -> Typed:
     elif word in _VALUES:
         value = _positioned(translator, word, function.expressions)
     else:
-        raise InvalidQueryError(f"'{inner.sql(dialect='druid')[:64]}' is no window function", "use an aggregate, RANK or LAG")
+        raise InvalidQueryError(
+            f"'{inner.sql(dialect='druid')[:64]}' is no window function", "use an aggregate, RANK or LAG"
+        )
     return Typed(f"({value.sql} OVER ({_over(translator, node)}))", value.kind)
 
 
@@ -74,5 +76,7 @@ def _bound(spec: exp.WindowSpec, side: str) -> str:
         return ""
     text = value if isinstance(value, str) else str(value.this)
     if not (text in ("UNBOUNDED", "CURRENT ROW") or text.isdigit()):
-        raise InvalidQueryError(f"the frame's bound '{text[:32]}' is no number", "use 1 PRECEDING or UNBOUNDED PRECEDING")
+        raise InvalidQueryError(
+            f"the frame's bound '{text[:32]}' is no number", "use 1 PRECEDING or UNBOUNDED PRECEDING"
+        )
     return f"{text} {spec.args.get(f'{side}_side') or ''}".strip()
