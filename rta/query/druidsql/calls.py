@@ -81,7 +81,7 @@ def _applied(word: str, rule: Rule, values: list[Typed], zone: str) -> Typed:
         return instant(int(read[0].number))
     if rule.result == "n" and kind == BIGINT:
         return Typed(f"CAST({sql} AS BIGINT)", kind)
-    return Typed(f"({sql})" if " " in sql and not sql.startswith("(") else sql, kind)
+    return Typed(sql, kind)
 
 
 def _result(rule: Rule, read: list[Typed]) -> Kind:

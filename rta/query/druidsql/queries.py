@@ -226,7 +226,7 @@ class _Select:
 
     def _items(self) -> list[_Item]:
         items: list[_Item] = []
-        for position, node in enumerate(self._node.expressions):
+        for node in self._node.expressions:
             if isinstance(node, exp.Star):
                 items += [_Item(n, self._translator.exploded.get(v.sql, v)) for n, v in self._scope.star(None)]
             elif isinstance(node, exp.Column) and isinstance(node.this, exp.Star):
@@ -234,7 +234,7 @@ class _Select:
             else:
                 inner = _unaliased(node)
                 value = self._translator.translate(inner)
-                items.append(_Item(_shown(node, inner, position), value, inner))
+                items.append(_Item(_shown(node, inner, len(items)), value, inner))
         return _distinct_names(items)
 
     def _having(self, items: list[_Item]) -> str:
@@ -258,7 +258,10 @@ class _Select:
             for term in clause.expressions:
                 wanted = term.this
                 if isinstance(wanted, exp.Literal) and not wanted.is_string:
-                    self._meant(wanted)
+                    if not 1 <= int(wanted.this) <= len(items):
+                        raise InvalidQueryError(
+                            f"Ordinal {wanted.this} is out of range", f"there are {len(items)} columns"
+                        )
                     terms.append(ordered(str(int(wanted.this)), term))
                     continue
                 sql = self._translator.translate(wanted).sql

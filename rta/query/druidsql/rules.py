@@ -105,7 +105,7 @@ _NUMBERS: dict[str, tuple[Rule, ...]] = {
     "TRUNCATE": (Rule("n", "trunc({0})", "n"), Rule("nl", "(trunc({0} * pow(10, {1})) / pow(10, {1}))", "n")),
     "TRUNC": (Rule("n", "trunc({0})", "n"), Rule("nl", "(trunc({0} * pow(10, {1})) / pow(10, {1}))", "n")),
     "ROUND": (Rule("n", "round({0})", "n"), Rule("nl", "round({0}, CAST({1} AS INTEGER))", "n")),
-    "DIV": _one("nn", "CAST(trunc({0}) AS BIGINT) // nullif(CAST(trunc({1}) AS BIGINT), 0)", BIGINT),
+    "DIV": _one("nn", "(CAST(trunc({0}) AS BIGINT) // nullif(CAST(trunc({1}) AS BIGINT), 0))", BIGINT),
     "SAFE_DIVIDE": _one("dd", "({0} / nullif({1}, 0))", DOUBLE),
     "BITWISE_AND": _one("ll", "({0} & {1})", BIGINT),
     "BITWISE_OR": _one("ll", "({0} | {1})", BIGINT),
