@@ -26,7 +26,7 @@ class Call:
     """An aggregate's arguments. `where` is the condition of FILTER, `suffix` the clause; either may be empty."""
 
     word: str
-    nodes: Sequence[exp.Expression]
+    nodes: Sequence[exp.Expr]
     distinct: bool
     where: str
     translator: Translator
@@ -49,16 +49,14 @@ class Call:
             raise InvalidQueryError(f"{self.word} has {len(self.nodes)} arguments", f"it takes {some}")
 
 
-def filtered(translator: Translator, node: exp.Expression) -> Typed:
+def filtered(translator: Translator, node: exp.Expr) -> Typed:
     """`aggregate(…) FILTER (WHERE …)`."""
     if not isinstance(node.this, exp.Anonymous) or str(node.this.this).upper() not in AGGREGATES:
         raise InvalidQueryError("FILTER stands behind an aggregate function only", "use CASE WHEN")
     return aggregate(translator, str(node.this.this).upper(), node.this.expressions, node.expression.this)
 
 
-def aggregate(
-    translator: Translator, word: str, nodes: Sequence[exp.Expression], where: exp.Expression | None
-) -> Typed:
+def aggregate(translator: Translator, word: str, nodes: Sequence[exp.Expr], where: exp.Expr | None) -> Typed:
     """Raises InvalidQueryError for arguments that the function does not take."""
     if translator.in_aggregate:
         raise InvalidQueryError("Aggregate expressions cannot be nested", f"compute {word} in a subquery")

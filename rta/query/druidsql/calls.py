@@ -24,7 +24,7 @@ from rta.query.druidsql.typed import Typed, as_array, as_boolean, as_double, as_
 if TYPE_CHECKING:
     from rta.query.druidsql.translator import Translator
 
-Handler = Callable[["Translator", Sequence[exp.Expression]], Typed]
+Handler = Callable[["Translator", Sequence[exp.Expr]], Typed]
 _HANDLERS: dict[str, Handler] = {**SPECIAL, **LISTS, **SKETCHES}
 _KNOWN_UNSUPPORTED = (
     "LOOKUP", "BLOOM_FILTER", "BLOOM_FILTER_TEST", "DECODE_BASE64_COMPLEX", "IPV6_MATCH", "TDIGEST_QUANTILE",
@@ -34,7 +34,7 @@ _KNOWN_UNSUPPORTED = (
 _AS_IS_FOR_LONGS = ("CEIL", "CEILING", "FLOOR", "TRUNC", "TRUNCATE", "ROUND")
 
 
-def call(translator: Translator, name: str, nodes: Sequence[exp.Expression]) -> Typed:
+def call(translator: Translator, name: str, nodes: Sequence[exp.Expr]) -> Typed:
     """Raises InvalidQueryError for an unknown function or a wrong number of arguments."""
     word = name.upper()
     if word in AGGREGATES:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlglot
-from sqlglot import exp, tokens
+from sqlglot import exp
 from sqlglot.dialects.druid import Druid
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import Tokenizer
+from sqlglot.parsers.druid import DruidParser
+from sqlglot.tokenizer_core import TokenType
+from sqlglot.tokens import Tokenizer as _Tokenizer
 
 from rta.errors import InvalidQueryError
 
@@ -31,18 +33,18 @@ _VALUE = re.compile(r"'((?:[^']|'')*)'|(TRUE|FALSE)\b|(-?\d+(?:\.\d+)?)", re.IGN
 class DruidSql(Druid):
     """sqlglot's Druid without its idea of functions."""
 
-    class Tokenizer(Tokenizer):
+    class Tokenizer(_Tokenizer):
         KEYWORDS = {  # noqa: RUF012  # as sqlglot declares it
-            word: token for word, token in Tokenizer.KEYWORDS.items() if word not in ("DIV", "ANALYZE", "LOAD")
+            word: token for word, token in _Tokenizer.KEYWORDS.items() if word not in ("DIV", "ANALYZE", "LOAD")
         }
 
-    class Parser(Druid.Parser):
-        FUNCTIONS: dict[str, Any] = {}  # noqa: RUF012  # as sqlglot declares it
+    class Parser(DruidParser):
+        FUNCTIONS: ClassVar[dict[str, Any]] = {}
         NO_PAREN_FUNCTION_PARSERS = {  # noqa: RUF012  # as sqlglot declares it
-            key: parser for key, parser in Druid.Parser.NO_PAREN_FUNCTION_PARSERS.items() if key == "CASE"
+            key: parser for key, parser in DruidParser.NO_PAREN_FUNCTION_PARSERS.items() if key == "CASE"
         }
         FUNCTION_PARSERS = {  # noqa: RUF012  # as sqlglot declares it
-            **{key: parser for key, parser in Druid.Parser.FUNCTION_PARSERS.items() if key in _KEPT},
+            **{key: parser for key, parser in DruidParser.FUNCTION_PARSERS.items() if key in _KEPT},
             "SUBSTRING": lambda self: _substring(self),
             "POSITION": lambda self: _position(self),
             "JSON_VALUE": lambda self: _json_value(self),
@@ -89,14 +91,14 @@ def parse_statement(text: str) -> Statement:
     return Statement(tree, explain is not None, settings)
 
 
-def _trees(text: str) -> list[exp.Expression]:
+def _trees(text: str) -> list[exp.Expr]:
     try:
         found = sqlglot.parse(text, dialect=DruidSql)
     except SqlglotError as error:
         raise InvalidQueryError(_problem(error), "see the documentation of Druid SQL") from error
     except RecursionError as error:
         raise InvalidQueryError("the query is nested too deeply", "write it with fewer brackets") from error
-    trees = [tree for tree in found if isinstance(tree, exp.Expression)]
+    trees = [tree for tree in found if isinstance(tree, exp.Expr)]
     for tree in trees:
         if any(node.depth > DEPTH_MAX for node in tree.find_all(exp.Literal, exp.Column)):
             raise InvalidQueryError("the query is nested too deeply", "write it with fewer brackets")
@@ -136,27 +138,27 @@ def _setting(value: re.Match[str]) -> Any:
     return (value[1] or "").replace("''", "'")
 
 
-def _substring(parser: Any) -> exp.Expression:
+def _substring(parser: Any) -> exp.Expr:
     found = parser._parse_substring()
     arguments = [found.this, found.args.get("start"), found.args.get("length")]
     return exp.Anonymous(this="SUBSTRING", expressions=[a for a in arguments if a is not None])
 
 
-def _position(parser: Any) -> exp.Expression:
+def _position(parser: Any) -> exp.Expr:
     """`POSITION(needle IN haystack [FROM index])`."""
     needle = parser._parse_bitwise()
-    if not parser._match(tokens.TokenType.IN):
+    if not parser._match(TokenType.IN):
         parser.raise_error("Expected IN")
     arguments = [needle, parser._parse_bitwise()]
-    if parser._match(tokens.TokenType.FROM):
+    if parser._match(TokenType.FROM):
         arguments.append(parser._parse_bitwise())
     return exp.Anonymous(this="POSITION", expressions=arguments)
 
 
-def _json_value(parser: Any) -> exp.Expression:
+def _json_value(parser: Any) -> exp.Expr:
     """`JSON_VALUE(json, path [RETURNING type])`; the path stays text."""
     arguments = [parser._parse_bitwise()]
-    while parser._match(tokens.TokenType.COMMA):
+    while parser._match(TokenType.COMMA):
         arguments.append(parser._parse_bitwise())
     if parser._match_text_seq("RETURNING"):
         arguments.append(exp.Cast(this=exp.Null(), to=parser._parse_types()))

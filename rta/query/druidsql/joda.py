@@ -16,7 +16,7 @@ _FIXED = {
     "ss": "%S", "s": "%-S", "SSS": "%g", "a": "%p", "E": "%a", "EE": "%a", "EEE": "%a", "EEEE": "%A", "e": "%u",
     "ww": "%V", "w": "%V",
 }  # fmt: skip
-_OFFSETS = ("Z", "ZZ", "X", "XX", "XXX")
+_OFFSETS = ("Z", "ZZ", "X", "XX", "X" * 3)
 _HINT = "use yyyy, MM, dd, HH, mm, ss, SSS, EEE, MMM, a, Z and text in quotes"
 
 

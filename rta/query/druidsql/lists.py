@@ -14,7 +14,7 @@ from rta.query.druidsql.typed import Typed, as_array, as_text, cast, quoted
 if TYPE_CHECKING:
     from rta.query.druidsql.translator import Translator
 
-Nodes = Sequence[exp.Expression]
+Nodes = Sequence[exp.Expr]
 _Handler = Callable[["Translator", Nodes], Typed]
 
 
@@ -106,7 +106,7 @@ def _to_json(translator: Translator, nodes: Nodes) -> Typed:
     return Typed(f"CAST(to_json({value.sql}) AS VARCHAR)", VARCHAR)
 
 
-def _document(translator: Translator, node: exp.Expression) -> str:
+def _document(translator: Translator, node: exp.Expr) -> str:
     return as_text(translator.translate(node), translator.zone).sql
 
 

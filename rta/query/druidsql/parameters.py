@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
+from sqlglot.tokenizer_core import TokenType
 
 from rta.errors import InvalidQueryError
 from rta.query.druidsql.dialect import DruidSql

@@ -21,7 +21,7 @@ from rta.query.druidsql.translator import Translator
 from rta.query.druidsql.typed import Typed, name
 from rta.query.druidsql.windows import ordered
 
-_SET_WORDS: dict[type[exp.Expression], str] = {exp.Union: "UNION", exp.Except: "EXCEPT", exp.Intersect: "INTERSECT"}
+_SET_WORDS: dict[type[exp.Expr], str] = {exp.Union: "UNION", exp.Except: "EXCEPT", exp.Intersect: "INTERSECT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class Queries:
     _common: list[dict[str, tuple[Column, ...]]] = field(default_factory=list)
     _lateral: int = 0
 
-    def subquery(self, query: exp.Expression, outer: Scope) -> tuple[str, list[Kind]]:
+    def subquery(self, query: exp.Expr, outer: Scope) -> tuple[str, list[Kind]]:
         found = self.query(query, outer)
         return found.sql, list(found.kinds)
 
-    def query(self, node: exp.Expression, outer: Scope | None = None, *, last: bool = False) -> Translated:
+    def query(self, node: exp.Expr, outer: Scope | None = None, *, last: bool = False) -> Translated:
         """Raises InvalidQueryError. `last` is the outermost query, whose groups come in order."""
         while isinstance(node, exp.Subquery) and not node.args.get("limit"):
             node = node.this
@@ -97,7 +97,7 @@ class Queries:
         columns = ", ".join(name(n) for n in names)
         return Translated(f"SELECT * FROM (VALUES {sql}) AS _v({columns})", names, kinds)
 
-    def _with(self, node: exp.Expression, frame: dict[str, tuple[Column, ...]], outer: Scope | None) -> str:
+    def _with(self, node: exp.Expr, frame: dict[str, tuple[Column, ...]], outer: Scope | None) -> str:
         clause = node.args.get("with_")
         if clause is None:
             return ""
@@ -142,7 +142,7 @@ class _Item:
 
     name: str
     value: Typed
-    node: exp.Expression | None = None
+    node: exp.Expr | None = None
 
 
 class _Select:
@@ -185,7 +185,7 @@ class _Select:
             raise InvalidQueryError("GROUP BY ALL is not supported", "name the columns")
         return " GROUP BY " + ", ".join(terms)
 
-    def _group_term(self, term: exp.Expression) -> str:
+    def _group_term(self, term: exp.Expr) -> str:
         for kind, word in ((exp.GroupingSets, "GROUPING SETS"), (exp.Cube, "CUBE"), (exp.Rollup, "ROLLUP")):
             if isinstance(term, kind):
                 return f"{word} ({', '.join(self._group_term(t) for t in term.expressions)})"
@@ -196,7 +196,7 @@ class _Select:
             value = self._explode(value)
         return value.sql
 
-    def _meant(self, term: exp.Expression) -> exp.Expression:
+    def _meant(self, term: exp.Expr) -> exp.Expr:
         """The expression behind a number or an alias."""
         if isinstance(term, exp.Paren):
             return self._meant(term.this)
@@ -280,7 +280,7 @@ class _Select:
         return f" ORDER BY {', '.join(f'{i} ASC NULLS FIRST' for i in positions)}" if positions else ""
 
 
-def limit_clause(node: exp.Expression) -> str:
+def limit_clause(node: exp.Expr) -> str:
     """LIMIT, OFFSET and FETCH FIRST."""
     limit, offset = node.args.get("limit"), node.args.get("offset")
     count = None
@@ -292,7 +292,7 @@ def limit_clause(node: exp.Expression) -> str:
     return "".join(f" {word} {number}" for word, number in parts if number is not None)
 
 
-def _whole(node: exp.Expression) -> int | None:
+def _whole(node: exp.Expr) -> int | None:
     """A number of rows; None for ALL."""
     if isinstance(node, exp.Column | exp.Var) and node.name.upper() == "ALL":
         return None
@@ -321,19 +321,19 @@ def _refuse(node: exp.Select) -> None:
         raise InvalidQueryError("DISTINCT ON is not supported", "use LATEST or EARLIEST")
 
 
-def _is_set(term: exp.Expression) -> bool:
+def _is_set(term: exp.Expr) -> bool:
     return isinstance(term, exp.GroupingSets | exp.Cube | exp.Rollup | exp.Tuple)
 
 
-def _unaliased(node: exp.Expression) -> exp.Expression:
+def _unaliased(node: exp.Expr) -> exp.Expr:
     return node.this if isinstance(node, exp.Alias) else node
 
 
-def _aggregates(node: exp.Expression) -> bool:
+def _aggregates(node: exp.Expr) -> bool:
     return any(is_aggregate(str(call.this).upper()) for call in node.find_all(exp.Anonymous))
 
 
-def _shown(node: exp.Expression, inner: exp.Expression, position: int) -> str:
+def _shown(node: exp.Expr, inner: exp.Expr, position: int) -> str:
     if isinstance(node, exp.Alias):
         return str(node.alias)
     return inner.name if isinstance(inner, exp.Column) else f"EXPR${position}"

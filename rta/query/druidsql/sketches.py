@@ -15,11 +15,11 @@ from rta.query.druidsql.typed import Typed
 if TYPE_CHECKING:
     from rta.query.druidsql.translator import Translator
 
-Nodes = Sequence[exp.Expression]
+Nodes = Sequence[exp.Expr]
 _Handler = Callable[["Translator", Nodes], Typed]
 
 
-def _sketch(translator: Translator, node: exp.Expression, base: Base, word: str) -> Typed:
+def _sketch(translator: Translator, node: exp.Expr, base: Base, word: str) -> Typed:
     value = translator.translate(node)
     if value.kind.base is not base:
         raise InvalidQueryError(
@@ -28,7 +28,7 @@ def _sketch(translator: Translator, node: exp.Expression, base: Base, word: str)
     return value
 
 
-def _fraction(translator: Translator, node: exp.Expression, word: str) -> float:
+def _fraction(translator: Translator, node: exp.Expr, word: str) -> float:
     from rta.query.druidsql.translator import literal_number
 
     return float(literal_number(translator, node, f"the number of {word}"))

@@ -28,7 +28,7 @@ def from_clause(queries: Queries, node: exp.Select, scope: Scope, translator: Tr
     return text
 
 
-def relation(queries: Queries, node: exp.Expression, scope: Scope, translator: Translator) -> str:
+def relation(queries: Queries, node: exp.Expr, scope: Scope, translator: Translator) -> str:
     if isinstance(node, exp.Subquery):
         return _subquery(queries, node, scope)
     if isinstance(node, exp.Values):
@@ -114,7 +114,7 @@ def _join(queries: Queries, join: exp.Join, scope: Scope, translator: Translator
     return f" {side or 'INNER'} JOIN {right} ON {translator.condition(on)}"
 
 
-def _using(columns: list[exp.Expression], scope: Scope, before: int) -> str:
+def _using(columns: list[exp.Expr], scope: Scope, before: int) -> str:
     left = Scope(scope.relations[:before])
     right = Scope(scope.relations[before:])
     return " AND ".join(f"{left.column(c.name, None).sql} = {right.column(c.name, None).sql}" for c in columns)

@@ -31,7 +31,7 @@ from rta.query.druidsql.typed import (
 if TYPE_CHECKING:
     from rta.query.druidsql.translator import Translator
 
-Nodes = Sequence[exp.Expression]
+Nodes = Sequence[exp.Expr]
 PARTS = {
     "MILLISECOND": "CAST(millisecond({0}) % 1000 AS BIGINT)",
     "SECOND": "CAST(second({0}) AS BIGINT)",
@@ -69,13 +69,13 @@ def counted(word: str, nodes: Nodes, low: int, high: int | None) -> None:
         raise InvalidQueryError(f"{word} has {len(nodes)} arguments", f"it takes {some}")
 
 
-def text_of(node: exp.Expression, what: str) -> str:
+def text_of(node: exp.Expr, what: str) -> str:
     if isinstance(node, exp.Literal) and node.is_string:
         return str(node.this)
     raise InvalidQueryError(f"{what} has to be a text in quotes, not '{node.sql(dialect='druid')[:64]}'")
 
 
-def _optional(nodes: Nodes, index: int) -> exp.Expression | None:
+def _optional(nodes: Nodes, index: int) -> exp.Expr | None:
     return nodes[index] if len(nodes) > index and not isinstance(nodes[index], exp.Null) else None
 
 
@@ -84,11 +84,11 @@ def _zone(translator: Translator, nodes: Nodes, index: int) -> str:
     return translator.zone if node is None else zone_name(text_of(node, "the time zone"))
 
 
-def _time(translator: Translator, node: exp.Expression) -> Typed:
+def _time(translator: Translator, node: exp.Expr) -> Typed:
     return as_time(translator.translate(node), translator.zone)
 
 
-def _unit(node: exp.Expression) -> str:
+def _unit(node: exp.Expr) -> str:
     return node.name if isinstance(node, exp.Column | exp.Var | exp.Literal) else node.sql()
 
 

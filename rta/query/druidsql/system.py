@@ -70,7 +70,7 @@ def catalog(tables: Sequence[Table], sys_rows: Mapping[str, Rows]) -> Catalog:
     Args:
         sys_rows: By table of `sys`; those that are not given are empty.
     """
-    system = [_table(SYS, name, columns, partial(sys_rows.get, name, ())) for name, columns in SYS_TABLES.items()]
+    system = [_table(SYS, name, columns, partial(_given, sys_rows, name)) for name, columns in SYS_TABLES.items()]
     described: list[Table] = []
     shown = partial(_described, [*tables, *system], described)
     described += [
@@ -80,6 +80,10 @@ def catalog(tables: Sequence[Table], sys_rows: Mapping[str, Rows]) -> Catalog:
         _table(SCHEMA, "ROUTINES", _ROUTINES, _routines),
     ]
     return Catalog([*tables, *system, *described])
+
+
+def _given(sys_rows: Mapping[str, Rows], name: str) -> Rows:
+    return sys_rows.get(name, ())
 
 
 def _described(tables: Iterable[Table], own: Iterable[Table]) -> list[Table]:

@@ -49,7 +49,7 @@ _TYPES = {
 class Subqueries(Protocol):
     """Translates a query that stands inside an expression."""
 
-    def subquery(self, query: exp.Expression, outer: Scope) -> tuple[str, list[Kind]]: ...
+    def subquery(self, query: exp.Expr, outer: Scope) -> tuple[str, list[Kind]]: ...
 
 
 class Translator:
@@ -73,32 +73,32 @@ class Translator:
     def zone(self) -> str:
         return self.context.zone
 
-    def translate(self, node: exp.Expression) -> Typed:
+    def translate(self, node: exp.Expr) -> Typed:
         """Raises InvalidQueryError that names what has no meaning here."""
         found = self._translated(node)
         return self.exploded.get(found.sql, found) if self.exploded else found
 
-    def _translated(self, node: exp.Expression) -> Typed:
+    def _translated(self, node: exp.Expr) -> Typed:
         handler = _NODES.get(type(node))
         if handler is None:
             raise InvalidQueryError(f"'{node.sql(dialect='druid')[:100]}' is not supported", "write it in another way")
         return handler(self, node)
 
-    def condition(self, node: exp.Expression) -> str:
+    def condition(self, node: exp.Expr) -> str:
         return as_boolean(self.translate(node), self.zone).sql
 
-    def texts(self, nodes: Sequence[exp.Expression]) -> list[Typed]:
+    def texts(self, nodes: Sequence[exp.Expr]) -> list[Typed]:
         return [self.translate(node) for node in nodes]
 
 
-def literal_text(node: exp.Expression, what: str) -> str:
+def literal_text(node: exp.Expr, what: str) -> str:
     """The string that a literal holds. Raises InvalidQueryError for anything else."""
     if isinstance(node, exp.Literal) and node.is_string:
         return str(node.this)
     raise InvalidQueryError(f"{what} has to be a text in quotes, not '{node.sql(dialect='druid')[:64]}'")
 
 
-def literal_number(translator: Translator, node: exp.Expression, what: str) -> float | int:
+def literal_number(translator: Translator, node: exp.Expr, what: str) -> float | int:
     found = translator.translate(node)
     if found.number is None:
         raise InvalidQueryError(f"{what} has to be a number, not '{node.sql(dialect='druid')[:64]}'")
@@ -262,7 +262,7 @@ def _in_rows(translator: Translator, node: exp.In) -> Typed:
     return Typed("(" + " OR ".join(f"({e})" for e in either) + ")", BOOLEAN)
 
 
-def _like(translator: Translator, node: exp.Expression) -> Typed:
+def _like(translator: Translator, node: exp.Expr) -> Typed:
     escape = ""
     if isinstance(node, exp.Escape):
         escape = f" ESCAPE {as_text(translator.translate(node.expression), translator.zone).sql}"
@@ -374,7 +374,7 @@ def _call(translator: Translator, node: exp.Anonymous) -> Typed:
     return call(translator, str(node.this), node.expressions)
 
 
-def _rounded(translator: Translator, node: exp.Expression) -> Typed:
+def _rounded(translator: Translator, node: exp.Expr) -> Typed:
     from rta.query.druidsql.calls import call
 
     word = "FLOOR" if isinstance(node, exp.Floor) else "CEIL"
@@ -407,7 +407,7 @@ def _json_object(translator: Translator, node: exp.JSONObject) -> Typed:
     return Typed(f"CAST(json_object({', '.join(pairs)}) AS VARCHAR)", JSON)
 
 
-def _aggregate(translator: Translator, node: exp.Expression) -> Typed:
+def _aggregate(translator: Translator, node: exp.Expr) -> Typed:
     from rta.query.druidsql.aggregates import filtered
 
     return filtered(translator, node)
@@ -419,7 +419,7 @@ def _window(translator: Translator, node: exp.Window) -> Typed:
     return window(translator, node)
 
 
-def _date(translator: Translator, node: exp.Expression) -> Typed:
+def _date(translator: Translator, node: exp.Expr) -> Typed:
     del node
     return cast(instant(translator.now_ms), Kind(Base.DATE), translator.zone)
 

@@ -193,8 +193,6 @@ def local_datetime(ms: int, zone: str) -> datetime:
 def as_text(value: Typed, zone: str) -> Typed:
     if value.kind.base is Base.VARCHAR or value.is_null:
         return value
-    if value.is_null:
-        return Typed("CAST(NULL AS VARCHAR)", VARCHAR)
     if value.kind.is_list:
         return Typed(f"CAST(to_json({value.sql}) AS VARCHAR)", VARCHAR)
     if value.kind.is_time:

@@ -42,7 +42,7 @@ def window(translator: Translator, node: exp.Window) -> Typed:
     return Typed(f"({value.sql} OVER ({_over(translator, node)}))", value.kind)
 
 
-def _positioned(translator: Translator, word: str, nodes: list[exp.Expression]) -> Typed:
+def _positioned(translator: Translator, word: str, nodes: list[exp.Expr]) -> Typed:
     counted(word, nodes, 1, 3 if word in ("LAG", "LEAD") else 1)
     values = translator.texts(nodes)
     kind = BIGINT if word == "NTILE" else values[0].kind
