@@ -144,6 +144,8 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.serve.control import RemoteControl
     from rta.serve.druid import druid_router
     from rta.serve.druid_service import DruidService
+    from rta.serve.druid_sql import DruidSqlService
+    from rta.serve.druid_sql_http import druid_sql_router
     from rta.serve.front import offer
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
@@ -175,7 +177,12 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         service.answers.share(link)
     control = RemoteControl(lambda snapshots: sharing(settings, link, snapshots))
     druid = DruidService(views, definitions, scans, settings, store, service)
-    routers = [sql_router(sql, service.registry), druid_router(druid, definitions, control)]
+    druid_sql = DruidSqlService(sql, views, definitions, settings)
+    routers = [
+        sql_router(sql, service.registry),
+        druid_router(druid, definitions, control, druid_sql.cancel),
+        druid_sql_router(druid_sql, service.registry),
+    ]
     app = build_query_app(service, definitions, control, settings, service.registry, routers)
     offer(app.state.questions)
 

@@ -200,6 +200,45 @@ class TypedParameter(_Document):
     value: Any = None
 
 
+class DruidParameter(_Open):
+    """A value for a `?` of a statement in Druid SQL."""
+
+    type: str = Field(examples=["VARCHAR"])
+    value: Any = None
+
+
+class DruidSqlErrorDocument(_Open):
+    """A refusal, in both of Druid's forms at once."""
+
+    error: str = Field(examples=["druidException"])
+    errorCode: str  # noqa: N815  # Druid's name
+    persona: str
+    category: str = Field(examples=["INVALID_INPUT"])
+    errorMessage: str  # noqa: N815  # Druid's name
+    errorClass: str  # noqa: N815  # Druid's name
+    host: str | None = None
+
+
+class DruidSqlDocument(_Open):
+    """A statement of Druid SQL, as Druid's clients send it."""
+
+    query: str = Field(
+        min_length=1,
+        description="One SELECT or EXPLAIN PLAN FOR; SET name = value; may stand before it",
+        examples=["SELECT FLOOR(__time TO HOUR) AS t, COUNT(*) AS n FROM events GROUP BY 1"],
+    )
+    resultFormat: Literal["object", "array", "objectLines", "arrayLines", "csv"] | None = Field(  # noqa: N815  # Druid's
+        None, description="Default object"
+    )
+    header: bool | None = Field(None, description="Whether the names of the columns come first")
+    typesHeader: bool | None = Field(None, description="With their native types")  # noqa: N815  # Druid's name
+    sqlTypesHeader: bool | None = Field(None, description="With their SQL types")  # noqa: N815  # Druid's name
+    context: dict[str, Any] | None = Field(
+        None, description="sqlQueryId, timeout, sqlTimeZone, useApproximateCountDistinct, sqlStringifyArrays, …"
+    )
+    parameters: list[DruidParameter] | None = Field(None, description="What stands for `?`, in this order")
+
+
 class SqlDocument(_Document):
     """A question in SQL: one SELECT, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW TABLES or EXPLAIN."""
 
@@ -376,6 +415,7 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     Acknowledgement,
     QueryDocument,
     SqlDocument,
+    DruidSqlDocument,
     DatasourceDocument,
     ScaleRequest,
     ErrorDocument,

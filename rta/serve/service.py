@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
-from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Rollup
+from rta.events.schemas import EVENTS, Rollup
 from rta.query.answer import Answer, read_stream
 from rta.query.block import Block, Dictionaries
 from rta.query.compose import assemble, is_composed, parts_of
@@ -38,12 +37,21 @@ from rta.query.parse import parse_query
 from rta.query.periods import absolute_range
 from rta.query.planner import Plan, explain
 from rta.query.position import Position, decode_position
-from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.answers import Answers
 from rta.serve.flights import Flights
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, NotAtHandError, View, Views
-from rta.serve.reads import Prepared, Read, explained, find_reads, inside_ms, names_beyond, planned_for
+from rta.serve.reads import (
+    Prepared,
+    Read,
+    explained,
+    find_reads,
+    in_ends,
+    in_range,
+    inside_ms,
+    names_beyond,
+    planned_for,
+)
 from rta.serve.replies import ARROW, JSON, Asked, etag_of, matches, meta_of, reply_of
 from rta.serve.replies import Reply as Reply
 from rta.serve.scan import ScanPool
@@ -449,7 +457,7 @@ class QueryService:
         schema = planned.shape.schema
         rows = await prepared.view.rows(EVENTS) if prepared.hot_ends else schema.empty_table()
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._running, _in_ends, rows, planned)
+        rows = await loop.run_in_executor(self._running, in_ends, rows, planned)
         if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, folded, planned, [hot_source(rows)])
         return (await self._scan(prepared, rows, True, limit_s)).rows
@@ -458,7 +466,7 @@ class QueryService:
         planned = prepared.plan
         rows = await prepared.view.rows(planned.query.table) if prepared.has_hot else planned.shape.schema.empty_table()
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
+        rows = await loop.run_in_executor(self._running, in_range, rows, planned)
         if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
         return await self._scan(prepared, rows, arrow, limit_s)
@@ -474,23 +482,6 @@ def _position(query: Query, header: str | None) -> Position | None:
     if len(found) == 2 and found[0].folder == found[1].folder:
         return found[0].merge(found[1])
     return found[0] if found else None
-
-
-def _in_range(rows: pa.Table, planned: Plan) -> pa.Table:
-    if planned.start_ms == TIME_MS_MIN and planned.end_ms == TIME_MS_MAX:
-        return rows
-    return rows.filter(_between(rows, planned.start_ms, planned.end_ms))
-
-
-def _in_ends(rows: pa.Table, planned: Plan) -> pa.Table:
-    taken = [rows.filter(_between(rows, end.start_ms, end.end_ms)) for end in planned.ends]
-    return pa.concat_tables(taken)
-
-
-def _between(rows: pa.Table, start_ms: int, end_ms: int) -> pa.ChunkedArray:
-    times = rows.column(TIME)
-    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (start_ms, end_ms))
-    return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
 
 
 def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
