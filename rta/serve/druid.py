@@ -74,7 +74,7 @@ def druid_error(error: RtaError, host: str) -> Response:
 def druid_router(
     service: DruidService, definitions: Definitions, control: Control, cancel_sql: Callable[[str], bool] | None = None
 ) -> APIRouter:
-    """The endpoints, over the service and the ports. `cancel_sql` stops a statement of Druid SQL: some clients stop both alike."""
+    """The endpoints, over the service and the ports. `cancel_sql` stops a statement of Druid SQL: some clients stop all alike."""
     router = APIRouter(tags=["druid"])
     _add_queries(router, service, cancel_sql)
     _add_datasources(router, definitions)

@@ -19,6 +19,7 @@ from rta.query.block import Block, Dictionaries
 from rta.query.model import Query
 from rta.query.plan import Part, Plan, Stock
 from rta.query.planner import plan
+from rta.query.position import Position, decode_position
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.ports import View
 from rta.store.model import FileRef
@@ -156,3 +157,11 @@ def _between(rows: pa.Table, start_ms: int, end_ms: int) -> pa.ChunkedArray:
     times = rows.column(TIME)
     start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (start_ms, end_ms))
     return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
+
+
+def position_of(query: Query, header: str | None) -> Position | None:
+    """What the question and the header say together; two positions of different datasources are the view's to refuse."""
+    found = [decode_position(text) for text in (query.after, header) if text]
+    if len(found) == 2 and found[0].folder == found[1].folder:
+        return found[0].merge(found[1])
+    return found[0] if found else None

@@ -36,7 +36,6 @@ from rta.query.model import Absolute, Query
 from rta.query.parse import parse_query
 from rta.query.periods import absolute_range
 from rta.query.planner import Plan, explain
-from rta.query.position import Position, decode_position
 from rta.serve.answers import Answers
 from rta.serve.flights import Flights
 from rta.serve.metrics import Registry
@@ -51,6 +50,7 @@ from rta.serve.reads import (
     inside_ms,
     names_beyond,
     planned_for,
+    position_of,
 )
 from rta.serve.replies import ARROW, JSON, Asked, etag_of, matches, meta_of, reply_of
 from rta.serve.replies import Reply as Reply
@@ -246,7 +246,7 @@ class QueryService:
         datasource = self._definitions.at_hand(query.datasource)
         if datasource is None:
             return None
-        view = self._views.at_once(datasource, query.max_staleness_ms, _position(query, after_header))
+        view = self._views.at_once(datasource, query.max_staleness_ms, position_of(query, after_header))
         if view is None:
             return None
         try:
@@ -308,14 +308,14 @@ class QueryService:
 
     async def _prepare(self, query: Query, after_header: str | None, limit_s: float) -> Prepared:
         datasource = await self._definitions.get(query.datasource)
-        view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
+        view = await self._views.at(datasource, query.max_staleness_ms, position_of(query, after_header), limit_s)
         now_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
         except ViewGoneError:
             await self._views.renew(view)
-            view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
+            view = await self._views.at(datasource, query.max_staleness_ms, position_of(query, after_header), limit_s)
             return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
 
     def _look(self, query: Query, view: View, now_ms: int, decoded_rows_max: int | None = None) -> Prepared:
@@ -474,14 +474,6 @@ class QueryService:
     async def _scan(self, prepared: Prepared, rows: pa.Table, arrow: bool, limit_s: float) -> Finished:
         task = ScanTask(prepared.plan, self._store, prepared.raw_files, rows_stream(rows), arrow, max(limit_s, 0.001))
         return await self._scans.run(task)
-
-
-def _position(query: Query, header: str | None) -> Position | None:
-    """What the question and the header say together; two positions of different datasources are the view's to refuse."""
-    found = [decode_position(text) for text in (query.after, header) if text]
-    if len(found) == 2 and found[0].folder == found[1].folder:
-        return found[0].merge(found[1])
-    return found[0] if found else None
 
 
 def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
