@@ -47,7 +47,8 @@ def _order_of_few(frame: pl.DataFrame, names: Sequence[str], descending: Sequenc
         values = (column.to_physical() if column.dtype.is_temporal() else column).to_list()
         if column.null_count():
             # What is empty comes last in both directions.
-            order.sort(key=lambda i, v=values, d=down: ((v[i] is None) != d, 0 if v[i] is None else v[i]), reverse=down)
+            ranks = [((v is None) != down, 0 if v is None else v) for v in values]
+            order.sort(key=ranks.__getitem__, reverse=down)
         else:
             order.sort(key=values.__getitem__, reverse=down)
     return order

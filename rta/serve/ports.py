@@ -173,8 +173,8 @@ class Control(Protocol):
 
     async def ledger(self, datasource: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]: ...
 
-    async def ready(self) -> tuple[bool, str]:
-        """Whether events can be accepted and questions answered, and if not, why."""
+    async def ready(self) -> tuple[str, tuple[str, ...]]:
+        """Why events can't be accepted or questions answered, "" when they can; and what stands still all the same."""
         ...
 
     async def scale(self, aggregators: int) -> dict[str, Any]:

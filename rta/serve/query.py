@@ -6,9 +6,10 @@ Owns the document that describes them, and that every failure is an error docume
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -32,8 +33,14 @@ def build_query_app(
     control: Control,
     settings: Settings,
     registry: Registry | None = None,
+    routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The app for everything but events. `registry` also takes what else this process counts for `/metrics`."""
+    """The app for everything but events.
+
+    Args:
+        registry: Also takes what else this process counts for `/metrics`.
+        routers: Further ways to ask, such as `rta.serve.sql_http`'s.
+    """
     registry = registry or Registry()
     endpoint = QueryEndpoint(service, registry)
     app = FastAPI(title="rta", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -45,7 +52,8 @@ def build_query_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     _add_query(app, service, endpoint)
-    app.include_router(admin_router(definitions, control, registry))
+    for router in (*routers, admin_router(definitions, control, registry)):
+        app.include_router(router)
     add_page(app)
     document: dict[str, Any] = {}
 

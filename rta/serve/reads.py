@@ -14,6 +14,7 @@ from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
 from rta.query.model import Query
 from rta.query.plan import Part, Plan, Stock
+from rta.query.planner import plan
 from rta.query.time import TIME_MS_MAX
 from rta.serve.ports import View
 from rta.store.model import FileRef
@@ -57,6 +58,11 @@ class Prepared:
         """Files of single rows, each once."""
         found = {file.path: file for read in self.reads if read.part.grain is None for file in read.files}
         return tuple(found.values())
+
+
+def planned_for(query: Query, view: View, now_ms: int) -> Plan:
+    """The question's plan for a view. Raises InvalidQueryError."""
+    return plan(query, view.datasource, now_ms, stock_of(view, query))
 
 
 def stock_of(view: View, query: Query) -> Stock:

@@ -46,8 +46,9 @@ def matches(if_none_match: str, etag: str) -> bool:
     return "*" in tags or etag in tags or etag.strip('"') in tags
 
 
-def etag_of(key: bytes) -> str:
-    return f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
+def etag_of(key: bytes, complete: bool) -> str:
+    """Of an answer's key. An answer that has become complete is another one, though its rows may be the same."""
+    return f'"{hashlib.blake2b(key + (b"" if complete else b"-"), digest_size=16).hexdigest()}"'
 
 
 def reply_of(prepared: Prepared, finished: Finished, cached: bool, asked: Asked) -> Reply:

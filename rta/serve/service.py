@@ -33,17 +33,18 @@ from rta.query.ends import ends_ms
 from rta.query.execute import Piece, run_rollup
 from rta.query.model import Absolute, Query
 from rta.query.parse import parse_query
-from rta.query.planner import Plan, explain, plan
+from rta.query.planner import Plan, explain
 from rta.query.position import Position, decode_position
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.answers import Answers
+from rta.serve.flights import Flights
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, NotAtHandError, View, Views
-from rta.serve.reads import Prepared, Read, explained, find_reads, inside_ms, names_beyond, stock_of
+from rta.serve.reads import Prepared, Read, explained, find_reads, inside_ms, names_beyond, planned_for
 from rta.serve.replies import ARROW, JSON, Asked, etag_of, matches, meta_of, reply_of
 from rta.serve.replies import Reply as Reply
 from rta.serve.scan import ScanPool
-from rta.serve.scan_task import Finished, answer_raw, finish, folded, hot_source
+from rta.serve.scan_task import Finished, ScanTask, answer_raw, finish, folded, hot_source, rows_stream
 from rta.store.cache import FileCache
 from rta.store.objects import ObjectStore
 
@@ -70,7 +71,7 @@ INLINE_ROWS_MAX = 50_000
 class _Wants(NamedTuple):
     """What a caller asked for, and when (`time.perf_counter`)."""
 
-    document: Mapping[str, Any]
+    query: Query
     after_header: str | None
     if_none_match: str | None
     accept_arrow: bool
@@ -119,12 +120,11 @@ class QueryService:
         self._limits = settings.limits
         self._store = store
         # One thread looks up files: the tables' versions are not made for several.
-        self._looking = ThreadPoolExecutor(1, "query-prepare")
+        self.looking = ThreadPoolExecutor(1, "query-prepare")
         self._running = ThreadPoolExecutor(2, "query-run")
         self.registry = Registry()
         self.answers = Answers(ANSWERS_BYTES_MAX, self.registry)
-        self._under_way: dict[bytes, asyncio.Task[Found]] = {}
-        self._waiting: dict[asyncio.Task[Found], int] = {}
+        self._flights: Flights[Found] = Flights()
         self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
         self._keeping = threading.Lock()
         self._again: OrderedDict[tuple[bytes, bool], _Again] = OrderedDict()
@@ -138,8 +138,15 @@ class QueryService:
             InvalidQueryError, NotFoundError, TimeLimitError, OutOfMemoryError, CorruptFileError, UnavailableError.
         """
         begun = time.perf_counter()
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        return await self._reply(_Wants(query, after_header, if_none_match, accept_arrow, begun))
+
+    async def answer_query(self, query: Query, after_header: str | None) -> Reply:
+        """Answer a question that was asked in another language, as an Arrow stream. Raises as `answer`."""
+        return await self._reply(_Wants(query, after_header, None, True, time.perf_counter()))
+
+    async def _reply(self, wants: _Wants) -> Reply:
         limit_s = self._limits.query_time / 1000
-        wants = _Wants(document, after_header, if_none_match, accept_arrow, begun)
         try:
             async with asyncio.timeout(limit_s):
                 for _ in range(RENEWALS_MAX):
@@ -155,17 +162,18 @@ class QueryService:
     async def _attempt(self, wants: _Wants, limit_s: float, *, last: bool) -> Reply | None:
         """The reply; None when the view named what is no longer there, and the next one will not."""
         begun, accept_arrow = wants.begun, wants.accept_arrow
-        prepared = await self._prepare(wants.document, wants.after_header, limit_s)
+        prepared = await self._prepare(wants.query, wants.after_header, limit_s)
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
-        etag = etag_of(key)
+        etag = etag_of(key, prepared.view.complete)
         if wants.if_none_match is not None and matches(wants.if_none_match, etag):
             return Reply(304, b"", ARROW if accept_arrow else JSON, etag, meta_of(prepared, None, True, begun))
         finished = self.answers.known(key)
         cached = finished is not None
         if finished is None:
             try:
-                finished, cached = await self._once(
-                    key, prepared, accept_arrow, limit_s - (time.perf_counter() - begun)
+                compute = partial(self._compute, prepared, accept_arrow, limit_s - (time.perf_counter() - begun))
+                finished, cached = await self._flights.once(
+                    key, partial(self.answers.find_or, key, prepared.shared, compute)
                 )
             except (FileGoneError, ViewGoneError):
                 if last:
@@ -186,7 +194,7 @@ class QueryService:
         if self._definitions.at_hand(query.datasource) is not prepared.view.datasource:
             return None
         view = self._views.at_once(prepared.view.datasource, query.max_staleness_ms, None)
-        if view is None or (view.manifest, view.version) != found.moment:
+        if view is None or (view.manifest, view.version) != found.moment or view.complete != prepared.view.complete:
             return None
         self._again.move_to_end((body, accept_arrow))
         self.answers.looked(hit=True)
@@ -222,7 +230,7 @@ class QueryService:
         except NotAtHandError:
             return None
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
-        etag = etag_of(key)
+        etag = etag_of(key, prepared.view.complete)
         if if_none_match is not None and matches(if_none_match, etag):
             return Reply(304, b"", ARROW if accept_arrow else JSON, etag, meta_of(prepared, None, True, begun))
         finished = self.answers.held(key)
@@ -250,10 +258,14 @@ class QueryService:
 
     async def explain(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """How the question would be answered now, and how much that reads."""
+        return await self.explain_query(parse_query(document, limit_max=self._limits.query_rows))
+
+    async def explain_query(self, query: Query) -> dict[str, Any]:
+        """The same of a question that was asked in another language."""
         limit_s = self._limits.query_time / 1000
         try:
             async with asyncio.timeout(limit_s):
-                prepared = await self._prepare(document, None, limit_s)
+                prepared = await self._prepare(query, None, limit_s)
         except TimeoutError as error:
             raise _late(limit_s) from error
         return explain(prepared.plan) | {
@@ -264,32 +276,29 @@ class QueryService:
 
     async def close(self) -> None:
         """End the threads; questions under way are given up."""
-        for task in list(self._under_way.values()):
-            task.cancel()
+        self._flights.cancel()
         await self.answers.close()
-        self._looking.shutdown(wait=False, cancel_futures=True)
+        self.looking.shutdown(wait=False, cancel_futures=True)
         self._running.shutdown(wait=False, cancel_futures=True)
 
-    async def _prepare(self, document: Mapping[str, Any], after_header: str | None, limit_s: float) -> Prepared:
-        query = parse_query(document, limit_max=self._limits.query_rows)
+    async def _prepare(self, query: Query, after_header: str | None, limit_s: float) -> Prepared:
         datasource = await self._definitions.get(query.datasource)
         view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
         now_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+            return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
         except ViewGoneError:
             await self._views.renew(view)
             view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
-            return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+            return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
 
     def _look(self, query: Query, view: View, now_ms: int, decoded_rows_max: int | None = None) -> Prepared:
         """Plan the question and find what it reads: in the thread that looks up files, or with a view that never waits.
 
         Raises NotAtHandError where more than `decoded_rows_max` new rows beyond the files would have to be decoded.
         """
-        datasource = view.datasource
-        planned = plan(query, datasource, now_ms, stock_of(view, query))
+        planned = planned_for(query, view, now_ms)
         reads = find_reads(planned, view)
         beyond, beyond_ends = names_beyond(planned, view)
         hot: tuple[Block, ...] = ()
@@ -342,34 +351,6 @@ class QueryService:
                 self._hot_blocks.popitem(last=False)
         return [block for _, block in found.values()]
 
-    async def _once(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Found:
-        """The answer from whoever computes it first; the work is given up when nobody waits for it any more."""
-        task = self._under_way.get(key)
-        if task is None or task.done():
-            compute = partial(self._compute, prepared, arrow, limit_s)
-            task = asyncio.create_task(self.answers.find_or(key, prepared.shared, compute))
-            self._under_way[key] = task
-            task.add_done_callback(partial(self._ended, key))
-            self._waiting[task] = 0
-        self._waiting[task] += 1
-        try:
-            return await asyncio.shield(task)
-        finally:
-            self._waiting[task] -= 1
-            if not self._waiting[task]:
-                del self._waiting[task]
-                self._forget(key, task)  # ending it may take a while, and who asks meanwhile must not join it
-                task.cancel()
-
-    def _forget(self, key: bytes, task: asyncio.Task[Found]) -> None:
-        if self._under_way.get(key) is task:
-            del self._under_way[key]
-
-    def _ended(self, key: bytes, task: asyncio.Task[Found]) -> None:
-        self._forget(key, task)
-        if not task.cancelled():
-            task.exception()  # whoever waited has it; nobody may have
-
     async def _compute(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         if prepared.plan.rollup is None:
             return await self._run_raw(prepared, arrow, limit_s)
@@ -380,7 +361,7 @@ class QueryService:
     def _run_now(self, key: bytes, prepared: Prepared, arrow: bool) -> Finished | None:
         """The answer from decoded rows; None where somebody computes it already, or that would hold up others."""
         planned, rollup, dictionaries = prepared.plan, prepared.plan.rollup, prepared.dictionaries
-        if rollup is None or dictionaries is None or planned.ends or key in self._under_way:
+        if rollup is None or dictionaries is None or planned.ends or self._flights.has(key):
             return None
         pieces = [Piece(block, *inside_ms(planned)) for block in prepared.hot]
         for read in prepared.reads:
@@ -414,10 +395,7 @@ class QueryService:
         rows = await loop.run_in_executor(self._running, _in_ends, rows, planned)
         if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, folded, planned, [hot_source(rows)])
-        found = await self._scans.scan(
-            planned, self._store, prepared.raw_files, rows, arrow=True, time_limit_s=max(limit_s, 0.001)
-        )
-        return found.rows
+        return (await self._scan(prepared, rows, True, limit_s)).rows
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan
@@ -426,9 +404,11 @@ class QueryService:
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
         if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
-        return await self._scans.scan(
-            planned, self._store, prepared.raw_files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
-        )
+        return await self._scan(prepared, rows, arrow, limit_s)
+
+    async def _scan(self, prepared: Prepared, rows: pa.Table, arrow: bool, limit_s: float) -> Finished:
+        task = ScanTask(prepared.plan, self._store, prepared.raw_files, rows_stream(rows), arrow, max(limit_s, 0.001))
+        return await self._scans.run(task)
 
 
 def _position(query: Query, header: str | None) -> Position | None:

@@ -115,6 +115,18 @@ def test_an_equal_question_is_answered_from_the_cache_until_its_data_changes(tmp
     run(tmp_path, scenario)
 
 
+def test_an_answer_that_has_become_complete_is_another_one(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        ask.world.view = dataclasses.replace(ask.world.view, complete=False)
+        partial = await ask(COUNT)
+        assert (await ask(COUNT, etag=partial.etag)).status == 304
+        ask.world.view = dataclasses.replace(ask.world.view, complete=True)
+        whole = await ask(COUNT, etag=partial.etag)
+        assert (whole.status, whole.meta["complete"]) == (200, True)
+
+    run(tmp_path, scenario)
+
+
 def test_new_events_elsewhere_leave_the_answer_about_the_past_cached(tmp_path: Path) -> None:
     async def scenario(ask: Asker) -> None:
         first = await ask(OLD)
@@ -364,7 +376,7 @@ RAGGED = "2015-09-12T03:59:17.123Z/2015-09-12T{end}Z"
 @pytest.mark.parametrize("end", ["06:00:41.500", "23:59:41.500"], ids=["in files", "beyond files too"])
 def test_ragged_ends_are_read_from_raw_events_and_added(tmp_path: Path, end: str) -> None:
     """The rest comes from the rollup; the answer is the one that raw events alone give."""
-    metrics = [
+    metrics: list[dict[str, Any]] = [
         {"name": "n", "type": "count"},
         {"name": "mean", "type": "avg", "field": "added"},
         {"name": "least", "type": "min", "field": "delta"},
