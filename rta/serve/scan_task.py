@@ -49,6 +49,13 @@ class ScanTask:
     time_limit_s: float
 
     @property
+    def cells(self) -> int:
+        """A page of rows without a condition reads few of its files."""
+        if self.plan.query.select and self.plan.pushed is None and self.plan.where is None:
+            return 0
+        return sum(file.rows for file in self.files) * len(self.plan.columns)
+
+    @property
     def code(self) -> str:
         """The reader of JSON paths, and the fold, for questions that need them."""
         paths = any(f.kind is FieldKind.PATH for f in fields_read(self.plan))
