@@ -2,17 +2,20 @@
 
 A rollup answers exactly if its dimensions hold every field that is grouped by and compared, if each metric follows from
 one of its own, if every step and both ends of the range are multiples of its grain, if it keeps its rows as far back as
-the question reaches (or as the raw table does), and if it was there from the datasource's first event on. Sketched
-metrics count as exact unless the question says `exact`. Reads nothing: what a table holds is the executors' business.
+the question reaches (or as the raw table does), and if it was there from the datasource's first event on, or has been
+filled as far back as the question reaches. Sketched metrics count as exact unless the question says `exact`. Reads
+nothing: what a table holds is the executors' business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from rta.errors import InvalidQueryError
-from rta.events.schemas import EVENTS, GRAIN_MS, TIME, ColumnType, Datasource, MetricSpec, MetricType, Rollup
+from rta.events.schemas import EVENTS, GRAIN_MS, TIME, UNKNOWN, ColumnType, Datasource, MetricSpec, MetricType, Rollup
 from rta.query.conditions import compares
 from rta.query.fields import Field, FieldKind, resolve
 from rta.query.model import Metric, Query, QueryMetricType, Unit
@@ -103,7 +106,18 @@ class Plan:
         return repr((self.datasource.folder, self.datasource.version, self.start_ms, self.end_ms, parts)).encode()
 
 
-def plan(query: Query, datasource: Datasource, now_ms: int, oldest_ms: int | None = None) -> Plan:
+Filled = Mapping[str, int | None]
+"""Per rollup that was added later, the event time in ms from which on it has everything; None while that is not known."""
+NOTHING_FILLED: Filled = MappingProxyType({})
+
+
+def plan(
+    query: Query,
+    datasource: Datasource,
+    now_ms: int,
+    oldest_ms: int | None = None,
+    filled: Filled = NOTHING_FILLED,
+) -> Plan:
     """Plan a question.
 
     Args:
@@ -122,7 +136,7 @@ def plan(query: Query, datasource: Datasource, now_ms: int, oldest_ms: int | Non
     if not query.select:
         check_names(query)
         _check_order(query)
-    chosen = _choose(query, datasource, (group_by, metrics, fields), (start, end, now_ms, oldest_ms))
+    chosen = _choose(query, datasource, (group_by, metrics, fields), (start, end, now_ms, oldest_ms, filled))
     rollup, metrics, considered = chosen
     columns = _columns(rollup, group_by, metrics, fields, query)
     return Plan(query, datasource, rollup, start, end, group_by, metrics, fields, columns, considered)
@@ -213,7 +227,7 @@ def _check_order(query: Query) -> None:
 
 
 Names = tuple[tuple[Field, ...], tuple[PlannedMetric, ...], dict[str, Field]]
-Times = tuple[int, int, int, int | None]
+Times = tuple[int, int, int, int | None, Filled]
 
 
 def _choose(
@@ -249,12 +263,11 @@ def _fit(
     group_by, metrics, fields = names
     if query.select:
         return "raw rows are asked for", ()
-    if rollup.name in datasource.later_rollups:
-        return "it was added after the datasource was made, and what came before is not in it", ()
     for field in (*group_by, *fields.values()):
         if field.kind is not FieldKind.COLUMN or field.column not in rollup.dimensions:
             return f"'{field.name}' is not among its dimensions", ()
     reason = _grain_reason(query, rollup, times[:2]) or _retention_reason(datasource, rollup, times)
+    reason = reason or _filled_reason(datasource, rollup, times)
     if reason:
         return reason, ()
     derived = []
@@ -277,7 +290,7 @@ def _grain_reason(query: Query, rollup: Rollup, ends: tuple[int, int]) -> str:
 
 def _retention_reason(datasource: Datasource, rollup: Rollup, times: Times) -> str:
     """A rollup that forgets earlier than the raw table must not answer for what it has forgotten."""
-    start, _, now, oldest = times
+    start, _, now, oldest, _ = times
     kept = datasource.retention.rollups_ms.get(rollup.granularity)
     raw = datasource.retention.events_ms
     if kept is None or raw is None or kept >= raw:
@@ -285,6 +298,25 @@ def _retention_reason(datasource: Datasource, rollup: Rollup, times: Times) -> s
     if max(start, oldest if oldest is not None else TIME_MS_MIN) < now - kept:
         return f"it keeps {kept // 86_400_000:,} days, the question reaches further back"
     return ""
+
+
+def _filled_reason(datasource: Datasource, rollup: Rollup, times: Times) -> str:
+    """A rollup that was added later answers for the times of which it has everything by now."""
+    if rollup.since == 0:
+        return ""
+    if rollup.since == UNKNOWN:
+        return "it was added before rta could fill it, and what came before is not in it: remove it and add it again"
+    start, filled_from = times[0], times[4].get(rollup.name)
+    if filled_from is None:
+        return "it was added a moment ago, and nothing is known to be complete in it yet"
+    if start >= filled_from:
+        return ""
+    from rta.query.answer import format_time
+
+    since = format_time(filled_from)
+    if datasource.retention.events_ms is None:
+        return f"it was added later and is complete from {since} on: there are no raw events to fill it from"
+    return f"it is being filled from history, complete from {since} on so far"
 
 
 def _derive(planned: PlannedMetric, rollup: Rollup) -> PlannedMetric | str:

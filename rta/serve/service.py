@@ -227,7 +227,10 @@ class QueryService:
     def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
         """Plan the question and find what it reads (in the thread that looks up files)."""
         datasource = view.datasource
-        planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
+        # Before the files are looked up: a fill goes on, and only adds to what was said to be complete.
+        filled = {r.name: view.filled_from(r) for r in datasource.later_rollups}
+        oldest_ms = _oldest_ms(view) if _forgets_rollups(datasource) else None
+        planned = plan(query, datasource, now_ms, oldest_ms, filled)
         files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
         parts = view.parts(planned.table, planned.start_ms, planned.end_ms)
         hot: tuple[Block, ...] = ()
