@@ -25,7 +25,7 @@ ATTEMPTS_MAX = 32
 DROPPED_MAX = 1000
 """Tombstones kept; the oldest purged ones go first."""
 REMOVED_MAX = 256
-"""Names of removed rollups that are remembered of a datasource."""
+"""Removals of rollups that are remembered of a datasource."""
 
 
 class RollupLife(msgspec.Struct, frozen=True):
@@ -260,14 +260,21 @@ def _lives(old: Datasource, new: Datasource, version: int, before: Mapping[str, 
         if known is not None:
             check_same_shape(old, known.shape, rollup)
         lives[rollup.name] = RollupLife(rollup.shape, version, 1 if known is None else known.life + 1)
-    removed = sum(life.removed is not None for life in lives.values())
+    removed = sum(len(_gone(life)) for life in lives.values())
     if removed > REMOVED_MAX:
         raise ConflictError(
-            f"changing the datasource '{old.name}': {removed} rollups would have been removed of it, at most "
-            f"{REMOVED_MAX} names are remembered",
+            f"changing the datasource '{old.name}': rollups would have been removed of it {removed} times, at most "
+            f"{REMOVED_MAX} are remembered",
             "make a new datasource and fill it from this one",
         )
     return lives
+
+
+def _gone(life: RollupLife) -> dict[str, int]:
+    """Tables of the lives that are over, with a version from which on no part has their rows."""
+    last = life.life if life.removed is not None else life.life - 1
+    version = life.since if life.removed is None else life.removed
+    return {msgspec.structs.replace(life.shape, life=k).table: version for k in range(1, last + 1)}
 
 
 def _with_lives(made: Datasource, entry: Definition) -> Datasource:
@@ -278,7 +285,7 @@ def _with_lives(made: Datasource, entry: Definition) -> Datasource:
         else msgspec.structs.replace(r, since=UNKNOWN if r.name in entry.later_rollups else 0)
         for r in made.rollups
     )
-    gone = {life.rollup.table: life.removed for life in entry.lives.values() if life.removed is not None}
+    gone = {table: version for life in entry.lives.values() for table, version in _gone(life).items()}
     return msgspec.structs.replace(made, rollups=rollups, gone_tables=gone)
 
 
