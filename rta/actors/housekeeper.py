@@ -2,8 +2,9 @@
 
 Per datasource and round: roll the Delta tables forward, audit what the manifests committed, a bounded piece of compaction,
 retention and sweep, trim the log below the newest manifest read back from the store (protocol.md, rule 15), and a
-step of filling a rollup that was added, with pauses so that it takes a third of a core at most. Nothing here is on the way of an event, and no failure here deletes anything: it is noted in the status and tried again. Whoever
-finds that a newer coordinator has put a manifest does nothing any more.
+step of filling a rollup that was added, with pauses so that it takes a third of a core at most. Nothing here is on the
+way of an event, and no failure here deletes anything: it is noted in the status and tried again. Whoever finds that a
+newer coordinator has put a manifest does nothing any more.
 """
 
 from __future__ import annotations
@@ -251,12 +252,17 @@ class Housekeeper:
             house.datasource.name: {
                 "projected": house.projected,
                 "failure": house.failure,
-                "filling": house.fills.status(),
-                "fill_failure": house.fill_failure,
                 **house.report,
             }
             for house in self._houses.values()
         }
+
+    def filling(self, folder: str) -> dict[str, dict[str, Any]]:
+        """How far the rollups are that were added later, by name."""
+        house = self._houses.get(folder)
+        if house is None:
+            return {}
+        return {name: {**fill, "failure": house.fill_failure} for name, fill in house.fills.status().items()}
 
     def ledger(
         self, datasource: Datasource, time_range_ms: tuple[int, int] | None, log_ends: Mapping[int, int]

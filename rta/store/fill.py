@@ -322,7 +322,9 @@ class Fills:
 
     def _commit_step(self, fill: Fill, log: DeltaLog, step: Step) -> None:
         writes = self._writes(fill, step)
-        names = [layout.parquet_name(layout.FILL, self._generation, uuid.uuid4().int >> 66, k) for k in range(len(writes))]
+        names = [
+            layout.parquet_name(layout.FILL, self._generation, uuid.uuid4().int >> 66, k) for k in range(len(writes))
+        ]
         keys = [
             layout.table_file(self._folder, log.table, layout.dated(w.date, name))
             for w, name in zip(writes, names, strict=True)
@@ -365,7 +367,9 @@ class Fills:
     def _writes(self, fill: Fill, step: Step) -> list[TableWrite]:
         """What the step's rows come to, one write per date."""
         rollup, datasource = fill.rollup, self._datasource
-        parts = [build_partials(Columns(rows), rollup, datasource) for rows in self._rows(rollup, step) if rows.num_rows]
+        parts = [
+            build_partials(Columns(rows), rollup, datasource) for rows in self._rows(rollup, step) if rows.num_rows
+        ]
         if not parts:
             return []
         merged = merge_tables(parts, rollup, datasource)

@@ -137,7 +137,9 @@ FIRST_DAY = 1_442_016_000_000
 def added_later(filled: dict[str, int | None], since: int = 5, raw: bool = True, **more: Any) -> Plan:
     """The daily rollup was added with version `since`."""
     first = asked(**more)
-    rollups = tuple(msgspec.structs.replace(r, since=since if r.name == "daily" else 0) for r in first.datasource.rollups)
+    rollups = tuple(
+        msgspec.structs.replace(r, since=since if r.name == "daily" else 0) for r in first.datasource.rollups
+    )
     if not raw:
         rollups = tuple(r for r in rollups if r.name == "daily")
     kept = first.datasource.retention if raw else msgspec.structs.replace(first.datasource.retention, events_ms=None)
@@ -165,8 +167,7 @@ def test_a_rollup_that_was_added_later_answers_for_what_is_filled(
 
 
 def test_without_raw_events_a_question_before_it_says_so() -> None:
-    with pytest.raises(InvalidQueryError, match="complete from 2015-09-13T00:00:00.000Z on: there are no raw events"):
+    with pytest.raises(InvalidQueryError, match="complete from 2015-09-13T00:00:00\\.000Z on: there are no raw events"):
         added_later({"daily": FIRST_DAY + DAY_MS}, raw=False, time_range="2015-09-12T00:00:00Z/2015-09-13T00:00:00Z")
     later = "2015-09-13T00:00:00Z/2015-09-14T00:00:00Z"
     assert added_later({"daily": FIRST_DAY + DAY_MS}, raw=False, time_range=later).table == "rollup_daily_day"
-

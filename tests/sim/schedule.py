@@ -326,7 +326,7 @@ class Schedule:
             return False
         if any(house["projected"] != newest.number or house["failure"] is not None for house in houses):
             return False
-        if any(fill["done"] < 1 for house in houses for fill in house["filling"].values()):
+        if any(it["done"] < 1 for it in keeping._housekeeper.filling(self.world.folder).values()):
             return False
         return all(replica.reached == self.world.log.ends() for replica in self.replicas)
 
@@ -387,4 +387,8 @@ class Schedule:
         found = waiting
         for file in DeltaLog(objects, folder, rollup.table).refresh().files.values():
             found += self.contents.total(store, file)
-        agree(f"'{rollup.table}', added with version {rollup.since}", found, self.world.oracle.prefix(self.world.log.ends()))
+        agree(
+            f"'{rollup.table}', added with version {rollup.since}",
+            found,
+            self.world.oracle.prefix(self.world.log.ends()),
+        )
