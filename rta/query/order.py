@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from rta.query.model import Unit
-from rta.query.planner import Plan
+from rta.query.plan import Plan
 
 
 def cut(frame: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, bool]:

@@ -78,6 +78,10 @@ class View(Protocol):
         """
         ...
 
+    def hot_times(self, table: str) -> tuple[int, int] | None:
+        """First and last time, both included, that rows of a table beyond its files may have; None when there are none."""
+        ...
+
     async def rows(self, table: str) -> pa.Table:
         """Rows of a table of single rows ("events", "rejected") beyond the files, in its schema.
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from rta.errors import OutOfMemoryError, RtaError, UnavailableError
 from rta.query.answer import Answer, arrow_stream, rows_json
-from rta.query.planner import Plan
-from rta.query.raw import run_raw
+from rta.query.plan import Plan
+from rta.query.raw import raw_columns, run_raw
 from rta.query.rows import Source, run_rows, stored_columns
 from rta.store.parquet import check_files, find_corrupt, scan_files
 
@@ -34,10 +34,10 @@ NARROWER = "ask of a shorter time range, fewer groups or fewer columns, or leave
 
 @dataclass(frozen=True, slots=True)
 class ScanTask:
-    """A question for a worker.
+    """A question for a worker, or, with a rollup, the raw ends of one: they come back as rollup rows.
 
     Args:
-        files: Of the plan's table, in its range.
+        files: Of the table of single rows that the plan reads, in its range.
         hot: Rows of it beyond the files as an Arrow IPC stream.
         arrow: The rows as an Arrow stream instead of JSON.
     """
@@ -74,6 +74,8 @@ def run_task(task: ScanTask) -> Finished:
         OutOfMemoryError: noticed before the process had to end.
     """
     try:
+        if task.plan.rollup is not None:
+            return Finished(folded(task.plan, _sources(task)), {}, False, None, 0)
         return finish(answer_raw(task.plan, _sources(task)), task.arrow)
     except (MemoryError, pa.ArrowMemoryError) as error:
         raise OutOfMemoryError("the query needs more memory than it may have", NARROWER) from error
@@ -89,6 +91,17 @@ def run_task(task: ScanTask) -> Finished:
         if _OF_MEMORY.search(str(error)):
             raise OutOfMemoryError("the query needs more memory than it may have", NARROWER) from error
         raise UnavailableError(f"scanning the raw events of '{task.plan.datasource.name}': {error}") from error
+
+
+def folded(plan: Plan, sources: list[Source]) -> bytes:
+    """The raw ends of a rollup's question as rollup rows, an Arrow IPC stream."""
+    from rta.query.ends import fold_ends  # brings numba, which other scans do without
+
+    sink = pa.BufferOutputStream()
+    rows = fold_ends(plan, [s.frame for s in sources])
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
 
 
 def answer_raw(plan: Plan, sources: list[Source]) -> Answer:
@@ -117,7 +130,8 @@ def _sources(task: ScanTask) -> list[Source]:
             sources.append(Source(frame, file.time_min_ms, file.time_max_ms, check))
         return sources
     if task.files:
-        wanted = pa.schema([schema.field(name) for name in plan.columns])
+        columns = plan.columns if plan.rollup is None else raw_columns(plan)
+        wanted = pa.schema([schema.field(name) for name in columns])
         check_files(task.store, plan.datasource.folder, task.files, wanted.names)
         frame = scan_files(task.store, plan.datasource.folder, task.files, wanted)
         sources.append(Source(frame, plan.start_ms, plan.end_ms))

@@ -20,7 +20,7 @@ from rta.errors import RtaError
 from rta.query.fields import FieldKind
 from rta.query.paths import values_at
 from rta.query.raw import fields_read
-from rta.serve.scan_task import LENGTH, Finished, ScanTask, run_task
+from rta.serve.scan_task import LENGTH, Finished, ScanTask, folded, hot_source, run_task
 
 ALARM_GRACE_S = 5.0
 
@@ -31,15 +31,22 @@ class Memory:
     def __init__(self, extra_bytes: int) -> None:
         self._extra_bytes = extra_bytes
         self._knows_paths = False
+        self._knows_folds = False
         _limit(extra_bytes)
 
     def make_room(self, task: ScanTask) -> None:
-        """Load the reader of JSON paths at the first question that needs it, without counting it as the question's."""
-        if self._knows_paths or not any(f.kind is FieldKind.PATH for f in fields_read(task.plan)):
+        """Load what reads JSON paths or folds rows at the first question that needs it, and don't count it as its own."""
+        paths = not self._knows_paths and any(f.kind is FieldKind.PATH for f in fields_read(task.plan))
+        folds = not self._knows_folds and task.plan.rollup is not None
+        if not paths and not folds:
             return
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        values_at(pl.Series(['{"a":{"b":1}}']), ("a", "b"))
-        self._knows_paths = True
+        if paths:
+            values_at(pl.Series(['{"a":{"b":1}}']), ("a", "b"))
+            self._knows_paths = True
+        if folds:
+            folded(task.plan, [hot_source(task.plan.shape.schema.empty_table())])
+            self._knows_folds = True
         _limit(self._extra_bytes)
 
 

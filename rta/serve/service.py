@@ -26,25 +26,25 @@ import pyarrow.compute as pc
 
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
-from rta.events.schemas import TIME, TIMESTAMP, Datasource, Rollup
+from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Rollup
 from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
-from rta.query.execute import run_rollup
+from rta.query.ends import ends_ms
+from rta.query.execute import Piece, run_rollup
 from rta.query.model import Query
 from rta.query.parse import parse_query
 from rta.query.planner import Plan, explain, plan
 from rta.query.position import Position, decode_position
-from rta.query.shape import shape_of
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.answers import Answers
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, View, Views
+from rta.serve.reads import Read, explained, find_reads, inside_ms, names_beyond, stock_of
 from rta.serve.scan import ScanPool
-from rta.serve.scan_task import Finished, answer_raw, finish, hot_source
+from rta.serve.scan_task import Finished, answer_raw, finish, folded, hot_source
 from rta.store.cache import FileCache
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
-from rta.store.parquet import within_range
 
 Found = tuple[Finished, bool]
 """An answer, and whether it was in the cache that replicas share."""
@@ -85,9 +85,10 @@ class Prepared:
     """A planned question with what it reads.
 
     Args:
-        files: Of the plan's table, in its range.
+        reads: The files of each part of the plan.
         hot: Decoded rollup rows beyond them, with rows in the range; none when raw events are read.
         has_hot: Whether rows beyond the files can be in the range.
+        hot_ends: Whether there can be raw ones in the ends of a rollup's question.
         shared: Whether its answer is worth sharing with other replicas. Not that of a rollup with hot rows: it is made in
             the time of asking for it, and the next event gives it another key.
         key: Of the answer.
@@ -95,12 +96,19 @@ class Prepared:
 
     plan: Plan
     view: View
-    files: tuple[FileRef, ...]
+    reads: tuple[Read, ...]
     hot: tuple[Block, ...]
     dictionaries: Dictionaries | None
     has_hot: bool
+    hot_ends: bool
     shared: bool
     key: bytes
+
+    @property
+    def raw_files(self) -> tuple[FileRef, ...]:
+        """Files of single rows, each once."""
+        found = {file.path: file for read in self.reads if read.part.grain is None for file in read.files}
+        return tuple(found.values())
 
 
 class QueryService:
@@ -196,9 +204,7 @@ class QueryService:
         except TimeoutError as error:
             raise _late(limit_s) from error
         return explain(prepared.plan) | {
-            "files": len(prepared.files),
-            "rows": sum(f.rows for f in prepared.files),
-            "bytes": sum(f.bytes for f in prepared.files),
+            **explained(prepared.reads),
             "hot": prepared.has_hot,
             "version": prepared.view.version,
         }
@@ -227,26 +233,29 @@ class QueryService:
     def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
         """Plan the question and find what it reads (in the thread that looks up files)."""
         datasource = view.datasource
-        # Before the files are looked up: a fill goes on, and only adds to what was said to be complete.
-        filled = {r.name: view.filled_from(r) for r in datasource.later_rollups}
-        oldest_ms = _oldest_ms(view) if _forgets_rollups(datasource) else None
-        planned = plan(query, datasource, now_ms, oldest_ms, filled)
-        files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
-        parts = view.parts(planned.table, planned.start_ms, planned.end_ms)
+        planned = plan(query, datasource, now_ms, stock_of(view, query))
+        reads = find_reads(planned, view)
+        beyond, beyond_ends = names_beyond(planned, view)
         hot: tuple[Block, ...] = ()
-        has_hot, dictionaries = bool(parts), None
+        has_hot, dictionaries = bool(beyond or beyond_ends), None
         if planned.rollup is not None:
             dictionaries = self._cache.dictionaries(view.datasource, planned.rollup)
-            blocks = self._hot_of(view, planned.rollup, dictionaries)
-            hot = tuple(b for b in blocks if b.overlaps(planned.start_ms, planned.end_ms))
-            has_hot = bool(hot)
-        shared = planned.rollup is None or not parts
-        return Prepared(planned, view, files, hot, dictionaries, has_hot, shared, self._key(planned, files, parts))
+            if beyond:
+                blocks = self._hot_of(view, planned.rollup, dictionaries)
+                hot = tuple(b for b in blocks if b.overlaps(*inside_ms(planned)))
+            has_hot = bool(hot or beyond_ends)
+        shared = planned.rollup is None or not (beyond or beyond_ends)
+        key = self._key(planned, reads, (*beyond, "", *beyond_ends))
+        return Prepared(planned, view, reads, hot, dictionaries, has_hot, bool(beyond_ends), shared, key)
 
-    def _key(self, planned: Plan, files: Sequence[FileRef], parts: Sequence[str]) -> bytes:
+    def _key(self, planned: Plan, reads: Sequence[Read], beyond: Sequence[str]) -> bytes:
         """Of an answer. Whatever is not in the range is not in the key either."""
         digest = hashlib.blake2b(planned.key, digest_size=32)
-        for name in (self.run, planned.table, "", *(file.path for file in files), "", *parts):
+        names = [self.run]
+        for read in reads:
+            names += ["", read.part.table, str(read.part.start_ms), str(read.part.end_ms)]
+            names += [f"{file.table}/{file.path}" for file in read.files]
+        for name in (*names, "", *beyond):
             digest.update(name.encode() + b"\0")
         return digest.digest()
 
@@ -297,28 +306,45 @@ class QueryService:
         if prepared.plan.rollup is None:
             return await self._run_raw(prepared, arrow, limit_s)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._running, self._run_rollup, prepared, arrow)
+        ends = await self._fold_ends(prepared, limit_s) if prepared.plan.ends else None
+        return await loop.run_in_executor(self._running, self._run_rollup, prepared, ends, arrow)
 
-    def _run_rollup(self, prepared: Prepared, arrow: bool) -> Finished:
-        rollup, dictionaries = prepared.plan.rollup, prepared.dictionaries
+    def _run_rollup(self, prepared: Prepared, ends: bytes | None, arrow: bool) -> Finished:
+        planned, rollup, dictionaries = prepared.plan, prepared.plan.rollup, prepared.dictionaries
         assert rollup is not None
         assert dictionaries is not None
-        blocks = self._cache.blocks(self._store, prepared.plan.datasource, rollup, prepared.files, dictionaries)
-        return finish(run_rollup(prepared.plan, [*blocks, *prepared.hot]), arrow)
+        pieces = [Piece(block, *inside_ms(planned)) for block in prepared.hot]
+        for read in prepared.reads:
+            if read.part.grain is not None:
+                blocks = self._cache.blocks(self._store, planned.datasource, rollup, read.files, dictionaries)
+                pieces += [Piece(block, read.part.start_ms, read.part.end_ms) for block in blocks]
+        if ends is not None:
+            pieces.append(Piece(Block(pl.read_ipc_stream(ends), dictionaries), *ends_ms(planned)))
+        return finish(run_rollup(planned, pieces), arrow)
+
+    async def _fold_ends(self, prepared: Prepared, limit_s: float) -> bytes:
+        """The raw ends of a rollup's question as its rows, an Arrow IPC stream."""
+        planned = prepared.plan
+        schema = planned.shape.schema
+        rows = await prepared.view.rows(EVENTS) if prepared.hot_ends else schema.empty_table()
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(self._running, _in_ends, rows, planned)
+        if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
+            return await loop.run_in_executor(self._running, folded, planned, [hot_source(rows)])
+        found = await self._scans.scan(
+            planned, self._store, prepared.raw_files, rows, arrow=True, time_limit_s=max(limit_s, 0.001)
+        )
+        return found.rows
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan
-        rows = (
-            await prepared.view.rows(planned.table)
-            if prepared.has_hot
-            else shape_of(planned.datasource, planned.table).schema.empty_table()
-        )
+        rows = await prepared.view.rows(planned.query.table) if prepared.has_hot else planned.shape.schema.empty_table()
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
-        if not prepared.files and rows.num_rows <= INLINE_ROWS_MAX:
+        if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
         return await self._scans.scan(
-            planned, self._store, prepared.files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
+            planned, self._store, prepared.raw_files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
         )
 
 
@@ -330,23 +356,21 @@ def _position(query: Query, header: str | None) -> Position | None:
     return found[0] if found else None
 
 
-def _forgets_rollups(datasource: Datasource) -> bool:
-    """Whether some rollup keeps its rows for a shorter time than the raw table, so that the planner asks how old data is."""
-    raw = datasource.retention.events_ms
-    kept = datasource.retention.rollups_ms
-    return raw is not None and any(kept.get(r.granularity, raw) < raw for r in datasource.rollups)
-
-
-def _oldest_ms(view: View) -> int:
-    return min((f.time_min_ms for f in view.files("events")), default=TIME_MS_MAX)
-
-
 def _in_range(rows: pa.Table, planned: Plan) -> pa.Table:
     if planned.start_ms == TIME_MS_MIN and planned.end_ms == TIME_MS_MAX:
         return rows
+    return rows.filter(_between(rows, planned.start_ms, planned.end_ms))
+
+
+def _in_ends(rows: pa.Table, planned: Plan) -> pa.Table:
+    taken = [rows.filter(_between(rows, end.start_ms, end.end_ms)) for end in planned.ends]
+    return pa.concat_tables(taken)
+
+
+def _between(rows: pa.Table, start_ms: int, end_ms: int) -> pa.ChunkedArray:
     times = rows.column(TIME)
-    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (planned.start_ms, planned.end_ms))
-    return rows.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
+    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (start_ms, end_ms))
+    return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
 
 
 def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
@@ -367,6 +391,7 @@ def _meta(prepared: Prepared, finished: Finished | None, cached: bool, begun: fl
         "complete": view.complete,
         "sources": _sources(prepared),
         "time_range": f"{format_time(planned.start_ms)}/{format_time(planned.end_ms)}",
+        **({"forgotten": _forgotten(planned)} if planned.forgotten else {}),
         "bounds": finished.bounds if finished else {},
         "row_limit": planned.query.limit,
         "truncated": finished.more if finished else False,
@@ -375,8 +400,13 @@ def _meta(prepared: Prepared, finished: Finished | None, cached: bool, begun: fl
     }
 
 
+def _forgotten(planned: Plan) -> list[str]:
+    """Stretches that no table keeps as finely as they were asked for: what they held is not in the answer."""
+    return [f"{format_time(start)}/{format_time(end)}" for start, end in planned.forgotten]
+
+
 def _sources(prepared: Prepared) -> Sequence[str]:
-    return [prepared.plan.table, *(["hot"] if prepared.has_hot else [])]
+    return [*prepared.plan.tables, *(["hot"] if prepared.has_hot else [])]
 
 
 def _body(finished: Finished, meta: dict[str, Any]) -> bytes:

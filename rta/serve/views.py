@@ -24,7 +24,7 @@ from rta.events.batch import read_as
 from rta.events.schemas import EVENTS, REJECTED, UNKNOWN, Datasource, Rollup
 from rta.query.position import Position
 from rta.query.shape import shape_of
-from rta.query.time import TIME_MS_MIN
+from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.hot import HotState, Moment, SegmentUse
 from rta.serve.ports import View
 from rta.serve.spans import RAW, Times, TimesByTable, times_of_frame, times_of_rows, within
@@ -135,6 +135,14 @@ class ReplicaView:
         states = [_named(key) for key, t in self.state_times.items() if within(t.get(name), start_ms, end_ms)]
         uses = [use.part(name, start_ms, end_ms) for use in self.moment.uses]
         return sorted([*states, *(part for part in uses if part is not None)])
+
+    def hot_times(self, table: str) -> Times | None:
+        if table == REJECTED:
+            return (TIME_MS_MIN, TIME_MS_MAX) if self._rejected_parts() else None
+        name = next((r.name for r in self.datasource.rollups if r.table == table), RAW)
+        times = [t[name] for t in self.state_times.values() if name in t]
+        times += [(span.start_ms, span.end_ms - 1) for use in self.moment.uses for span in use.spans.get(name, ())]
+        return (min(t[0] for t in times), max(t[1] for t in times)) if times else None
 
     def _rejected_parts(self) -> Sequence[str]:
         """Of any time: of the first so many rejected rows of a segment it does not matter in which chunks they came."""

@@ -270,6 +270,56 @@ def test_explain_names_the_table_and_what_is_read(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+RAGGED = "2015-09-12T03:59:17.123Z/2015-09-12T{end}Z"
+
+
+@pytest.mark.parametrize("end", ["06:00:41.500", "23:59:41.500"], ids=["in files", "beyond files too"])
+def test_ragged_ends_are_read_from_raw_events_and_added(tmp_path: Path, end: str) -> None:
+    """The rest comes from the rollup; the answer is the one that raw events alone give."""
+    metrics = [
+        {"name": "n", "type": "count"},
+        {"name": "mean", "type": "avg", "field": "added"},
+        {"name": "least", "type": "min", "field": "delta"},
+        {"name": "p90", "type": "quantile", "field": "delta", "q": 0.9},
+        {"name": "users", "type": "unique_count", "field": "user"},
+    ]
+    document = {
+        "datasource": "wikipedia",
+        "metrics": metrics,
+        "time_range": RAGGED.format(end=end),
+        "granularity": "hour",
+        "group_by": ["isRobot"],
+        "filters": {"isNew": False},
+    }
+
+    async def scenario(ask: Asker) -> None:
+        mixed = await ask(document)
+        assert mixed.meta["sources"][:2] == ["rollup_edits_minute", "events"]
+        assert ("hot" in mixed.meta["sources"]) == (end == "23:59:41.500")
+        exact = [m | {"exact": True} if m["type"] in ("quantile", "unique_count") else m for m in metrics]
+        raw = await ask({**document, "metrics": exact})
+        assert raw.meta["sources"][0] == "events"
+        assert mixed.meta["bounds"] == {}
+        assert json.loads(mixed.body)["rows"] == json.loads(raw.body)["rows"]
+        assert (await ask(document)).meta["cached"] is True
+
+    run(tmp_path, scenario)
+
+
+def test_explain_shows_what_each_rule_did_and_what_each_part_reads(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        found = await ask.service.explain({**COUNT, "time_range": RAGGED.format(end="06:00:00"), "group_by": ["isNew"]})
+        assert found["tables"] == ["rollup_edits_minute", "events"]
+        assert [read["table"] for read in found["reads"]] == ["events", "rollup_edits_minute"]
+        assert found["reads"][0]["time_range"] == "2015-09-12T03:59:17.123Z/2015-09-12T04:00:00.000Z"
+        assert found["rows"] == sum(read["rows"] for read in found["reads"]) > 15_000
+        steps = {step["rule"]: step for step in found["rules"]}
+        assert steps["rollup choice"]["after"] == {"candidates": ["edits"]}
+        assert steps["hot/cold split"] == {"rule": "hot/cold split", "before": {}, "after": {}}
+
+    run(tmp_path, scenario)
+
+
 def test_the_cache_of_answers_lets_go_of_the_oldest() -> None:
     cache = AnswerCache(100_000)
     for number in range(20):

@@ -54,12 +54,14 @@ class FixedView:
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]
 
-    def parts(self, table: str, start_ms: int, end_ms: int) -> list[str]:
+    def hot_times(self, table: str) -> tuple[int, int] | None:
         rollup = next((r.name for r in self.datasource.rollups if r.table == table), None)
         if rollup is not None:
-            times = times_of_frame(wikipedia.partials(self.hot, rollup))
-        else:
-            times = times_of_rows({"events": self.hot, "rejected": self.rejected}[table])
+            return times_of_frame(wikipedia.partials(self.hot, rollup))
+        return times_of_rows({"events": self.hot, "rejected": self.rejected}[table])
+
+    def parts(self, table: str, start_ms: int, end_ms: int) -> list[str]:
+        times = self.hot_times(table)
         return [f"hot {self.position}"] if within(times, start_ms, end_ms) else []
 
     async def rows(self, table: str) -> pa.Table:
