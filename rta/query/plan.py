@@ -47,11 +47,14 @@ class Stock:
     Args:
         oldest_ms: The oldest event that the raw table holds; None where nobody looked.
         derived: Per derived rollup table that is there, the time from which on it holds everything that its source got.
+        filled: Per rollup that was added later, by name, the time from which on it holds everything; None while that is not
+            known.
         hot: Per table with rows beyond its files their times; None where nobody looked, so that any may have some.
     """
 
     oldest_ms: int | None = None
     derived: Mapping[str, int] = field(default_factory=dict)
+    filled: Mapping[str, int | None] = field(default_factory=dict)
     hot: Mapping[str, Times] | None = None
 
 

@@ -350,6 +350,22 @@ class DatasourceDocument(_Open):
     )
 
 
+class FillingDocument(_Open):
+    """How far a rollup is that was added later."""
+
+    done: float = Field(ge=0, le=1, description="The share of the raw events that is folded into it")
+    complete_from: str | None = Field(description="The event time from which on questions can be answered from it")
+
+
+class DatasourceAnswer(DatasourceDocument):
+    """A datasource as its user wrote it, and what became of it. The additions are ignored when it is sent back."""
+
+    filling: dict[str, FillingDocument] | None = Field(
+        None, description="By rollup: those that were added later and are not complete"
+    )
+    notes: list[str] | None = Field(None, description="What a change means for its rollups")
+
+
 class DatasourceList(_Document):
     datasources: list[DatasourceDocument]
 

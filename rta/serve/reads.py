@@ -80,7 +80,9 @@ def stock_of(view: View, query: Query) -> Stock:
     oldest = _oldest_ms(view) if _forgets_rollups(datasource) else None
     tables = [EVENTS, *(rollup.table for rollup in datasource.rollups)]
     hot = {table: times for table in tables if (times := view.hot_times(table)) is not None}
-    return Stock(oldest_ms=oldest, hot=hot)
+    # Before files are looked up: a fill goes on, and only adds to what was said to be complete.
+    filled = {rollup.name: view.filled_from(rollup) for rollup in datasource.later_rollups}
+    return Stock(oldest_ms=oldest, filled=filled, hot=hot)
 
 
 def find_reads(planned: Plan, view: View) -> tuple[Read, ...]:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from rta.errors import NotFoundError
-from rta.events.schemas import REJECTED_SCHEMA, TIME, Datasource
+from rta.events.schemas import REJECTED_SCHEMA, TIME, Datasource, Rollup
 from rta.query.position import Position
 from rta.serve.ports import View
 from rta.serve.spans import times_of_frame, times_of_rows, within
@@ -45,6 +45,11 @@ class FixedView:
 
     def files(self, table: str) -> Sequence[FileRef]:
         return self.by_table.get(table, [])
+
+    filled: dict[str, int | None] = field(default_factory=dict)
+
+    def filled_from(self, rollup: Rollup) -> int | None:
+        return self.filled.get(rollup.name)
 
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]

@@ -1,4 +1,5 @@
-"""Which rollups hold what a question asks for: its fields among their dimensions, its metrics among theirs.
+"""Which rollups hold what a question asks for: its fields among their dimensions, its metrics among theirs, its time among
+what they have been filled with.
 
 Sketched metrics count as held unless the question says `exact`. Which of them answers, and at which grain, is
 `rta.query.rules.grain_choice`'s.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rta.events.schemas import EVENTS, GRAIN_MS, MetricType, Rollup
+from rta.events.schemas import EVENTS, GRAIN_MS, UNKNOWN, MetricType, Rollup
 from rta.query.fields import FieldKind
 from rta.query.model import QueryMetricType
 from rta.query.plan import Candidate, Considered, Plan, PlannedMetric
@@ -27,7 +28,6 @@ SOURCES: dict[QueryMetricType, tuple[MetricType, ...]] = {
     QueryMetricType.THETA: (MetricType.THETA,),
 }
 """The rollup metrics that each metric of a question follows from, the cheapest first; others need the events."""
-ADDED_LATER = "it was added after the datasource was made, and what came before is not in it"
 
 
 def choose_rollups(plan: Plan) -> Plan:
@@ -49,8 +49,6 @@ def _metrics_from(plan: Plan, rollup: Rollup) -> tuple[PlannedMetric, ...] | str
     """The metrics as they follow from the rollup's, or why it does not answer the question."""
     if plan.query.select:
         return "raw rows are asked for"
-    if rollup.name in plan.datasource.later_rollups:
-        return ADDED_LATER
     for field in (*plan.group_by, *plan.fields.values()):
         if field.kind is not FieldKind.COLUMN or field.column not in rollup.dimensions:
             return f"'{field.name}' is not among its dimensions"
@@ -60,7 +58,26 @@ def _metrics_from(plan: Plan, rollup: Rollup) -> tuple[PlannedMetric, ...] | str
         if isinstance(found, str):
             return found
         derived.append(found)
-    return tuple(derived)
+    return _unfilled(plan, rollup) or tuple(derived)
+
+
+def _unfilled(plan: Plan, rollup: Rollup) -> str:
+    """Why a rollup that was added later does not have all of the time asked for; "" where it has."""
+    if rollup.since == 0:
+        return ""
+    if rollup.since == UNKNOWN:
+        return "it was added before rta could fill it, and what came before is not in it: remove it and add it again"
+    filled_from = plan.stock.filled.get(rollup.name)
+    if filled_from is None:
+        return "it was added a moment ago, and nothing is known to be complete in it yet"
+    if plan.start_ms >= filled_from:
+        return ""
+    from rta.query.answer import format_time
+
+    since = format_time(filled_from)
+    if plan.datasource.retention.events_ms is None:
+        return f"it was added later and is complete from {since} on: there are no raw events to fill it from"
+    return f"it is being filled from history, complete from {since} on so far"
 
 
 def _derive(planned: PlannedMetric, rollup: Rollup) -> PlannedMetric | str:
