@@ -109,7 +109,12 @@ def parse_aggregator(value: Any) -> Aggregator:
     kind = {"min": "doubleMin", "max": "doubleMax"}.get(kind, kind)
     fold = next((f for f in _FOLDS if kind.endswith(f)), None)
     of = _NUMBER_TYPES.get(kind.removesuffix(fold or ""))
-    if fold is None or of is None or (of is Type.STRING and fold in ("Sum", "Min", "Max", "Mean")) or kind in ("longMean", "floatMean"):
+    if (
+        fold is None
+        or of is None
+        or (of is Type.STRING and fold in ("Sum", "Min", "Max", "Mean"))
+        or kind in ("longMean", "floatMean")
+    ):
         raise unsupported("the aggregator", kind)
     fields, text = _source(doc, what)
     return Aggregator(
@@ -148,7 +153,9 @@ def _sketch(doc: reading.Document, name: str, kind: str, what: str) -> Aggregato
     if kind == "cardinality":
         listed = reading.items(doc, "fields", what) or reading.items(doc, "fieldNames", what)
         fields = tuple(parse_dimension(f) for f in listed)
-        return Aggregator(name, kind, "sketch", of, fields, by_row=reading.flag(doc, "byRow", what), round=shown["round"])
+        return Aggregator(
+            name, kind, "sketch", of, fields, by_row=reading.flag(doc, "byRow", what), round=shown["round"]
+        )
     fields, _ = _source(doc, what)
     if of is Type.HLL:
         lg_k, hll_type = reading.whole(doc, "lgK", what, 12), reading.text_or(doc, "tgtHllType", "HLL_4", what)
@@ -218,8 +225,10 @@ def _number(column: Column, a: Aggregator) -> pl.Expr:
         return pl.lit(None, POLARS[a.type])
     if a.type is Type.STRING:
         return as_text(column)
-    if column.type in SKETCHES or column.multi and a.fold not in ("first", "last", "any"):
-        raise InvalidInputError(f"'{a.kind}' of '{a.fields[0].dimension if a.fields else a.expression}', which is {column.type}")
+    if column.type in SKETCHES or (column.multi and a.fold not in ("first", "last", "any")):
+        raise InvalidInputError(
+            f"'{a.kind}' of '{a.fields[0].dimension if a.fields else a.expression}', which is {column.type}"
+        )
     found = as_long(column) if a.type is Type.LONG else as_double(column)
     if column.type is Type.STRING and a.fold == "sum":
         found = pl.when(column.expr.is_not_null()).then(found.fill_null(0))
@@ -232,10 +241,8 @@ def _picked(a: Aggregator, value: pl.Expr, resolve: Resolve, mask: pl.Expr | Non
         found = value.drop_nulls().first()
     else:
         time = _masked(as_long(resolve(a.time_column)), mask)
-        if a.fold == "first":
-            found = value.filter(time == time.min()).first()
-        else:
-            found = value.filter(time == time.max()).last()
+        first, last = value.filter(time == time.min()).first(), value.filter(time == time.max()).last()
+        found = first if a.fold == "first" else last
     return found.str.head(a.text_max) if a.type is Type.STRING else found
 
 
@@ -258,7 +265,9 @@ def _sketch_measure(a: Aggregator, resolve: Resolve, mask: pl.Expr | None) -> Me
     return Measure(gathered.implode(), partial(_built, build), build(()))
 
 
-def _of_sketches(a: Aggregator, column: Column, mask: pl.Expr | None, build: sketches.Build, merge: sketches.Build) -> Measure:
+def _of_sketches(
+    a: Aggregator, column: Column, mask: pl.Expr | None, build: sketches.Build, merge: sketches.Build
+) -> Measure:
     if column.type is not a.type and column.items is None:
         raise InvalidInputError(f"'{a.kind}' of '{a.fields[0].dimension}', which is {column.type}")
     if column.items is None:

@@ -102,7 +102,7 @@ def dimension_column(spec: DimensionSpec, resolve: Resolve) -> Column:
         column = extract(spec.extraction, column)
     for only in spec.only:
         column = _kept(only, column)
-    if column.multi or column.missing and spec.type is Type.STRING:
+    if column.multi or (column.missing and spec.type is Type.STRING):
         return column
     if column.type in ARRAYS and spec.type is Type.STRING:
         return Column(as_text(column), Type.STRING, multi=True)

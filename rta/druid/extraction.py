@@ -183,7 +183,11 @@ def _string_format(e: Extraction, text: pl.Expr) -> pl.Expr:
     before, mark, after = (e.pattern or "").partition("%s")
     if not mark or "%" in before.replace("%%", "") + after.replace("%%", ""):
         raise unsupported("the stringFormat", e.pattern, "one %s and %%")
-    filled = text.fill_null({"nullstring": "null", "emptystring": ""}.get(e.replacement or "", None)) if e.replacement != "returnnull" else text
+    filled = (
+        text.fill_null({"nullstring": "null", "emptystring": ""}.get(e.replacement or ""))
+        if e.replacement != "returnnull"
+        else text
+    )
     return pl.concat_str([pl.lit(before.replace("%%", "%")), filled, pl.lit(after.replace("%%", "%"))])
 
 

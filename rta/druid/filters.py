@@ -148,7 +148,21 @@ class Not:
 
 
 Filter = (
-    In | Bound | Pattern | Search | During | Equals | Range | IsNull | Contains | SameValues | Truth | Always | And | Or | Not
+    In
+    | Bound
+    | Pattern
+    | Search
+    | During
+    | Equals
+    | Range
+    | IsNull
+    | Contains
+    | SameValues
+    | Truth
+    | Always
+    | And
+    | Or
+    | Not
 )
 
 
@@ -378,7 +392,7 @@ def _equals(column: Column, of: Type, values: tuple[Any, ...]) -> pl.Expr:
         wanted = cast(literal(list(values[0])), of)
         return cast(column, of).expr == wanted.expr
     known = [v for v in values if v is not None]
-    if of in NUMBERS and column.type in (Type.STRING, *ARRAYS) or column.multi:
+    if (of in NUMBERS and column.type in (Type.STRING, *ARRAYS)) or column.multi:
         return _each(column, lambda c: _is_in(c, [str(reading.scalar_text(v, "a value")) for v in known]), null=False)
     if of is Type.STRING or column.type is Type.STRING:
         return _each(column, lambda c: _is_in(c, [str(reading.scalar_text(v, "a value")) for v in known]), null=False)

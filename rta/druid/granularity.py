@@ -95,7 +95,9 @@ def parse_granularity(value: Any) -> Granularity:
 def checked(granularity: Granularity) -> Granularity:
     period = granularity.period
     if period is not None and period.months and (period.weeks or period.days or period.ms):
-        raise InvalidInputError("the granularity's period mixes months with shorter units", "months and years vary in length")
+        raise InvalidInputError(
+            "the granularity's period mixes months with shorter units", "months and years vary in length"
+        )
     return granularity
 
 

@@ -154,4 +154,3 @@ def _granularity(table: Table) -> Any:
         return {"type": "none"}
     period = {"minute": "PT1M", "hour": "PT1H", "day": "P1D"}[table.rollup.granularity.value]
     return {"type": "period", "period": period, "timeZone": "UTC", "origin": None}
-

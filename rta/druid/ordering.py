@@ -60,7 +60,9 @@ def keyed(text: pl.Expr) -> pl.Expr:
 
     def keys(values: pl.Series) -> pl.Series:
         distinct = values.unique().drop_nulls()
-        frame = pl.DataFrame({"t": distinct, "k": [alphanumeric_key(t) for t in distinct]}, schema={"t": pl.String, "k": pl.String})
+        frame = pl.DataFrame(
+            {"t": distinct, "k": [alphanumeric_key(t) for t in distinct]}, schema={"t": pl.String, "k": pl.String}
+        )
         return values.to_frame("t").join(frame, on="t", how="left", maintain_order="left").get_column("k")
 
     return text.map_batches(keys, return_dtype=pl.String, is_elementwise=True)
@@ -77,13 +79,17 @@ def alphanumeric_key(text: str) -> str:
 def below(column: Column, bound: str, ordering: Ordering, inclusive: bool) -> pl.Expr:
     """Whether values are below (or at) a bound."""
     if column.type in NUMBERS and ordering in (Ordering.NUMERIC, Ordering.NATURAL):
-        return _compare(column.expr.cast(pl.Float64) if column.type is not Type.LONG else column.expr, _number(bound), inclusive)
+        return _compare(
+            column.expr.cast(pl.Float64) if column.type is not Type.LONG else column.expr, _number(bound), inclusive
+        )
     text = as_text(column)
     match ordering:
         case Ordering.NUMERIC:
             number, limit = text.cast(pl.Float64, strict=False), _number(bound)
             if limit is None:
-                return pl.when(number.is_not_null()).then(pl.lit(value=False)).otherwise(_compare(text, bound, inclusive))
+                return (
+                    pl.when(number.is_not_null()).then(pl.lit(value=False)).otherwise(_compare(text, bound, inclusive))
+                )
             # What is no number comes before all numbers.
             return pl.when(text.is_not_null()).then(_compare(number, limit, inclusive).fill_null(value=True))
         case Ordering.STRLEN:

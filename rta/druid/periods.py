@@ -68,7 +68,9 @@ def parse_instant(text: str, zone: str = "UTC") -> int:
     match = _INSTANT.fullmatch(text.strip())
     if match is None or not text.strip():
         raise InvalidInputError(f"'{text[:64]}' is not a time", "write it as in 2026-01-01T00:00:00.000Z")
-    year, month, day, hour, minute, second = (int(g) if g else d for g, d in zip(match.groups()[:6], (0, 1, 1, 0, 0, 0), strict=True))
+    year, month, day, hour, minute, second = (
+        int(g) if g else d for g, d in zip(match.groups()[:6], (0, 1, 1, 0, 0, 0), strict=True)
+    )
     if year > 9999:
         return TIME_MS_MAX
     if year < 1:
@@ -180,7 +182,9 @@ def parse_zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidInputError(f"the time zone '{name[:64]}' is not known", "use a name such as Europe/Berlin") from None
+        raise InvalidInputError(
+            f"the time zone '{name[:64]}' is not known", "use a name such as Europe/Berlin"
+        ) from None
     return name
 
 

@@ -14,7 +14,19 @@ import polars as pl
 from rta.druid import reading, sketches
 from rta.druid.expressions.compiler import expression, identifiers
 from rta.druid.problems import InvalidInputError, unsupported
-from rta.druid.values import MISSING, NUMBERS, POLARS, SKETCHES, Column, Type, as_double, as_long, cast, literal, parse_type
+from rta.druid.values import (
+    MISSING,
+    NUMBERS,
+    POLARS,
+    SKETCHES,
+    Column,
+    Type,
+    as_double,
+    as_long,
+    cast,
+    literal,
+    parse_type,
+)
 
 _ARITHMETIC = ("+", "-", "*", "/", "pow", "quotient")
 _EXTREMES = {

@@ -118,7 +118,9 @@ def search(query: NativeQuery, table: Table) -> bytes:
         text = as_text(Column(pl.col("value"), column.type if column.type in NUMBERS else Type.STRING))
         hits.append(
             counted.filter(found(query.search, text)).select(
-                pl.lit(spec.name).alias("dimension"), text.alias("value"), pl.col("\0matched").cast(pl.Int64).alias("count")
+                pl.lit(spec.name).alias("dimension"),
+                text.alias("value"),
+                pl.col("\0matched").cast(pl.Int64).alias("count"),
             )
         )
     start = query.intervals[0][0]

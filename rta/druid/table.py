@@ -202,11 +202,18 @@ def _aligned(table: Table, columns: Mapping[str, Column]) -> pl.LazyFrame:
 def inline_table(names: Sequence[str], types: Sequence[str] | None, rows: Sequence[Any]) -> Table:
     """The rows that a query brings along. Raises InvalidInputError."""
     listed = [list(reading.items({"row": row}, "row", "the inline data source")) for row in rows]
-    columns = {n: inline_column(n, [r[i] if i < len(r) else None for r in listed], types[i] if types else None) for i, n in enumerate(names)}
+    columns = {
+        n: inline_column(n, [r[i] if i < len(r) else None for r in listed], types[i] if types else None)
+        for i, n in enumerate(names)
+    }
     frame = pl.DataFrame([series for series, _ in columns.values()])
     shown = {name: Column(pl.col(name), of) for name, (_, of) in columns.items()}
     if TIME in shown:
         frame = frame.with_columns(pl.col(TIME).cast(pl.Int64).fill_null(0))
     else:
-        frame = frame.with_columns(pl.lit(0, pl.Int64).alias(TIME)) if frame.width else pl.DataFrame(schema={TIME: pl.Int64})
+        frame = (
+            frame.with_columns(pl.lit(0, pl.Int64).alias(TIME))
+            if frame.width
+            else pl.DataFrame(schema={TIME: pl.Int64})
+        )
     return Table(frame.lazy(), {TIME: TIME_COLUMN} | {n: c for n, c in shown.items() if n != TIME})

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from rta.druid.engine import BUCKET, MATCHED, Rows, aggregated, bucket_key, clipped, completed, filled, has_rows, rows_of
+from rta.druid.engine import (
+    BUCKET,
+    MATCHED,
+    Rows,
+    aggregated,
+    bucket_key,
+    clipped,
+    completed,
+    filled,
+    has_rows,
+    rows_of,
+)
 from rta.druid.granularity import Granularity, bucket_stamps, bucket_starts, buckets
 from rta.druid.periods import Interval
 from rta.druid.query import NativeQuery

@@ -129,8 +129,10 @@ def _number_text(expr: pl.Expr, of: Type) -> pl.Expr:
     if of is Type.LONG:
         return expr.cast(pl.String)
     plain = (expr.abs() >= 1e-3) & (expr.abs() < 1e7) | (expr == 0)
-    return pl.when(plain).then(expr.cast(pl.String)).otherwise(
-        expr.map_batches(_scientific, return_dtype=pl.String, is_elementwise=True)
+    return (
+        pl.when(plain)
+        .then(expr.cast(pl.String))
+        .otherwise(expr.map_batches(_scientific, return_dtype=pl.String, is_elementwise=True))
     )
 
 
@@ -138,7 +140,9 @@ def _scientific(numbers: pl.Series) -> pl.Series:
     """What needs an exponent in Java's notation; the rest stays null, for `_number_text` writes it."""
     wanted = ~((numbers.abs() >= 1e-3) & (numbers.abs() < 1e7) | (numbers == 0))
     distinct = numbers.filter(wanted.fill_null(value=False)).unique()
-    names = pl.DataFrame({"n": distinct, "t": [java_text(v, numbers.dtype) for v in distinct]}, schema_overrides={"t": pl.String})
+    names = pl.DataFrame(
+        {"n": distinct, "t": [java_text(v, numbers.dtype) for v in distinct]}, schema_overrides={"t": pl.String}
+    )
     return numbers.to_frame("n").join(names, on="n", how="left", maintain_order="left").get_column("t")
 
 

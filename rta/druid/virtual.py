@@ -51,7 +51,9 @@ def parse_virtual(value: Any) -> VirtualColumn:
         case "mv-filtered" | "list-filtered":
             delegate = _delegate(doc, what)
             values = tuple(reading.scalar_text(v, f"a value of {what}") for v in reading.items(doc, "values", what))
-            return VirtualColumn(name, delegate=delegate, only=Only(values, reading.flag(doc, "isAllowList", what, True)))
+            return VirtualColumn(
+                name, delegate=delegate, only=Only(values, reading.flag(doc, "isAllowList", what, True))
+            )
         case "prefix-filtered":
             only = Only(prefix=reading.text(doc, "prefix", what))
             return VirtualColumn(name, delegate=_delegate(doc, what), only=only)

@@ -28,7 +28,9 @@ def shown(frame: pl.DataFrame, outputs: Outputs) -> pl.DataFrame:
 
 def _refuse_kll(sketches: pl.Series) -> None:
     if any(is_kll(data) for data in sketches.drop_nulls()):
-        raise unsupported("the unfinalised sketch of", sketches.name, "rollups keep KLL sketches, which Druid can't read")
+        raise unsupported(
+            "the unfinalised sketch of", sketches.name, "rollups keep KLL sketches, which Druid can't read"
+        )
 
 
 def _plain(column: Column) -> pl.Expr:

@@ -90,6 +90,11 @@ class StoreDefinitions:
             raise self._unknown(name)
         return found
 
+    def at_hand(self, name: str) -> Datasource | None:
+        if self._state is None or time.monotonic() - self._read_at > LOOK_S:
+            return None
+        return self._state.datasources.get(name)
+
     async def all(self) -> list[Datasource]:
         state = await self._current()
         return [state.datasources[name] for name in sorted(state.datasources)]

@@ -116,7 +116,9 @@ def _add_queries(router: APIRouter, service: DruidService) -> None:
 
 
 def _note(error: RtaError) -> None:
-    if error.status >= 500 and not isinstance(error, TimeLimitError | UnavailableError | UnsupportedError | QueryCancelledError):
+    if error.status >= 500 and not isinstance(
+        error, TimeLimitError | UnavailableError | UnsupportedError | QueryCancelledError
+    ):
         LOG.error("native query failed: %s", error, exc_info=error)
 
 
@@ -166,7 +168,12 @@ def _add_datasources(router: APIRouter, definitions: Definitions) -> None:
         """The dimensions and metrics of a data source, or of a rollup `datasource.rollup`."""
         found = await _columns(definitions, name)
         if "full" in request.query_params:
-            return Response(orjson.dumps({"-146136543-09-08T08:23:32.096Z/146140482-04-24T15:36:27.903Z": found}), 200, None, "application/json")
+            return Response(
+                orjson.dumps({"-146136543-09-08T08:23:32.096Z/146140482-04-24T15:36:27.903Z": found}),
+                200,
+                None,
+                "application/json",
+            )
         return Response(orjson.dumps(found), 200, None, "application/json")
 
     ok: dict[int | str, dict[str, Any]] = {200: {"description": "JSON as Druid's broker gives it"}}
@@ -240,5 +247,3 @@ def _add_status(router: APIRouter, control: Control) -> None:
         except (RtaError, TimeoutError):
             is_ready = False
         return Response(b"true" if is_ready else b"false", 200 if is_ready else 503, None, "application/json")
-
-

@@ -250,7 +250,11 @@ class DruidService:
         schema = source.datasource.rollup_schema(source.rollup)
         if not frames:
             return schema.empty_table()
-        return pl.concat(frames, how="vertical_relaxed").select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
+        return (
+            pl.concat(frames, how="vertical_relaxed")
+            .select(schema.names)
+            .to_arrow(compat_level=pl.CompatLevel.oldest())
+        )
 
 
 def _source(query: NativeQuery, name: str, view: View, table: str) -> _Source | None:
@@ -286,7 +290,9 @@ def _read(query: NativeQuery, source: _Source, hot: pa.Table | None) -> tuple[Ta
         if source.hot_bounds and hot.num_rows:
             bounds = _widened(bounds, hot)
         intervals = spanned(query)
-        rows = _during(hot, min(i[0] for i in intervals), max(i[1] for i in intervals)) if intervals else hot.slice(0, 0)
+        rows = (
+            _during(hot, min(i[0] for i in intervals), max(i[1] for i in intervals)) if intervals else hot.slice(0, 0)
+        )
         data, count = rows_stream(rows), rows.num_rows
     read = TableRead(source.name, source.datasource, source.rollup, source.table, source.files, data, bounds)
     return read, count

@@ -198,7 +198,9 @@ def bounded(found: Sequence[Row], shop: Shop, question: Question) -> str:
     """
     wanted = keyed(expected(shop, question), question.keys)
     edges = [
-        keyed(expected(shop, replace(question, measures=tuple(_moved(m, by) for m in question.measures))), question.keys)
+        keyed(
+            expected(shop, replace(question, measures=tuple(_moved(m, by) for m in question.measures))), question.keys
+        )
         for by in (-0.02, 0.02)
     ]
     answer = keyed(found, question.keys)

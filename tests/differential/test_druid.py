@@ -30,7 +30,7 @@ async def ask_all(world: World, shop: Shop, rng: random.Random) -> None:
             assert not wrong, f"{wrong}\n{json.dumps(document)}"
 
 
-@pytest.mark.parametrize("seed", (6, 7))
+@pytest.mark.parametrize("seed", [6, 7])
 def test_random_native_queries_are_answered_as_by_duckdb(tmp_path: Path, seed: int) -> None:
     shop = make_shop(seed)
     asyncio.run(ask_all(build(tmp_path, shop), shop, random.Random(seed)))

@@ -70,7 +70,7 @@ async def ask_all(world: World, shop: Shop, rng: random.Random) -> dict[str, int
     return used
 
 
-@pytest.mark.parametrize("seed", (4, 5))
+@pytest.mark.parametrize("seed", [4, 5])
 def test_random_statements_are_answered_as_by_duckdb(tmp_path: Path, seed: int) -> None:
     shop = make_shop(seed)
     used = asyncio.run(ask_all(build(tmp_path, shop), shop, random.Random(seed)))

@@ -12,6 +12,7 @@ import pytest
 
 from rta.errors import FileGoneError, InvalidQueryError
 from rta.query.answer import read_stream
+from rta.query.parse import parse_query
 from rta.store.layout import table_file
 from tests.query import wikipedia
 from tests.query.test_service import Asker, run
@@ -84,7 +85,7 @@ def test_a_composed_question_is_put_together_on_one_view_and_cached(tmp_path: Pa
         known = ask.service.answers.known
         ask.world.view = dataclasses.replace(ask.world.view, position=2)
         assert (await ask(QUESTION, etag=reply.etag)).status == 200
-        prepared = await ask.service._prepare(QUESTION, None, 60.0)
+        prepared = await ask.service._prepare(parse_query(QUESTION), None, 60.0)
         earlier = [found for part, found in prepared.parts if part.earlier and part.top is None]
         assert known(earlier[0].key + b"arrow") is not None
 

@@ -85,8 +85,7 @@ async def test_a_rollup_is_a_data_source_of_its_own(druid: Druid) -> None:
         {"type": "HLLSketchBuild", "name": "users", "fieldName": "user", "round": True},
     ]
     (expected,) = await druid.ask(
-        TOTAL
-        | {"aggregations": raw, "filter": {"type": "selector", "dimension": "channel", "value": "#pl.wikipedia"}}
+        TOTAL | {"aggregations": raw, "filter": {"type": "selector", "dimension": "channel", "value": "#pl.wikipedia"}}
     )
     found = row["result"]
     assert (found["n"], found["added"]) == (expected["result"]["rows"], expected["result"]["added"])
@@ -210,6 +209,7 @@ async def test_metadata_is_what_turnilo_asks_for(druid: Druid) -> None:
 
 async def test_a_path_into_an_event_is_a_column(druid: Druid) -> None:
     (row,) = await druid.ask(
-        TOTAL | {"aggregations": [{"type": "cardinality", "name": "flags", "fields": ["nothing.at.all"], "round": True}]}
+        TOTAL
+        | {"aggregations": [{"type": "cardinality", "name": "flags", "fields": ["nothing.at.all"], "round": True}]}
     )
     assert row["result"] == {"flags": 0}

@@ -81,7 +81,9 @@ def rounded(value: pl.Expr, scale: int) -> pl.Expr:
     scaled = value * factor
     up = (scaled.abs() + 0.5).floor()
     # 1.005 * 100 is 100.49999999999999: what is a half but for the last bit is one.
-    near = ((scaled.abs() - scaled.abs().floor()) - 0.5).abs() < 1e-9 * pl.max_horizontal(scaled.abs(), pl.lit(1.0)) * 1e-3
+    near = ((scaled.abs() - scaled.abs().floor()) - 0.5).abs() < 1e-9 * pl.max_horizontal(
+        scaled.abs(), pl.lit(1.0)
+    ) * 1e-3
     size = pl.when(near).then(scaled.abs().floor() + 1).otherwise(up) / factor
     signed = pl.when(value < 0).then(-size).otherwise(size)
     return pl.when(value.is_finite()).then(signed).otherwise(value)
