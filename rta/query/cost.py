@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rta.query.block import Piece
-from rta.query.conditions import compares
+from rta.query.conditions import compares, conditions
 from rta.query.model import QueryMetricType
 from rta.query.partials import is_whole, partial_key
 from rta.query.plan import Plan
@@ -23,12 +23,16 @@ ITEM_NS = 8
 SKETCH_NS = 6_000
 UNDECODED_NS = 150
 """Of each row and column that was never asked for yet."""
-_LISTED = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE)
+_LISTED = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE, QueryMetricType.THETA)
 
 
 def estimate_us(plan: Plan, pieces: Sequence[Piece]) -> float:
     """CPU time of `rta.query.execute.run_rollup` for this plan and pieces, in microseconds."""
-    passes = len(plan.group_by) + 2 * len(plan.metrics) + sum(1 for _ in compares(plan.pushed))
+    passes = (
+        len(plan.group_by)
+        + 2 * len(plan.metrics)
+        + sum(1 for condition in conditions(plan.query) for _ in compares(condition))
+    )
     ns = 0
     key = partial_key(plan)
     for piece in pieces:

@@ -28,7 +28,7 @@ _REACHED = "__reached"
 def run_funnel(plan: Plan, frames: Sequence[Frame]) -> Answer:
     """Answer a question whose only metric is a funnel: a row for each group and step.
 
-    Cost: about 0.3 µs per event that matches a step, most of it sorting by user and time.
+    Cost: about 0.6 µs per event that matches a step (measured on a million of 100,000 users), most of it numbering users.
     """
     funnel = plan.metrics[0].metric.journey
     assert isinstance(funnel, Funnel)

@@ -23,7 +23,7 @@ from rta.query.where import where_expression
 
 Longs = npt.NDArray[np.int64]
 USER = "__user"
-_TIME, _STEPS, _ORDER = "__at", "__steps", "__order"
+_TIME, _STEPS = "__at", "__steps"
 
 
 class Journeys:
@@ -63,11 +63,48 @@ def read_journeys(plan: Plan, frames: Sequence[Frame], steps: Sequence[Condition
     )
     found = chosen.filter((pl.col(_STEPS) != 0) & pl.col(USER).is_not_null()).collect(engine="streaming")
     found = found.with_columns(_numbered(found.get_column(USER)))
-    # The lowest step that an event matches, then the others: -x & x is the lowest bit of x.
-    order = (pl.col(_STEPS) & -pl.col(_STEPS)).alias(_ORDER)
     found = found.rename({f"group:{i}": name for i, name in enumerate(names)})
-    found = found.with_columns(order).sort(USER, _TIME, _ORDER, _STEPS, *names, nulls_last=True)
-    return Journeys(found, names)
+    return Journeys(_in_order(found, names), names)
+
+
+def _in_order(events: pl.DataFrame, groups: Sequence[str]) -> pl.DataFrame:
+    """By user, time and step; those that are alike by their groups, so that nothing is left to how events are stored.
+
+    Stable sorts from the last key to the first, by 16 bits at a time where numbers are small: ten times faster than
+    comparing rows, and times are mostly in order already.
+    """
+    user, times, steps = (events.get_column(name).to_numpy() for name in (USER, _TIME, _STEPS))
+    place = _by_digits(np.arange(len(user)), _step_ranks(steps))
+    place = place[np.argsort(times[place], kind="stable")]
+    place = _by_digits(place, user)
+    if groups:
+        new = np.zeros(len(place), np.bool_)
+        new[:1] = True
+        for key in (user, times, steps):
+            new[1:] |= key[place[1:]] != key[place[:-1]]
+        # Events beside one that is alike; each run of them is put into the order of the groups.
+        alike = np.flatnonzero(~new | np.append(~new[1:], False))
+        if len(alike):
+            runs = pl.Series("__run", np.cumsum(new[alike]))
+            tied = events.select(groups)[place[alike]].with_columns(runs, pl.Series("__place", place[alike]))
+            place[alike] = tied.sort("__run", *groups, nulls_last=True).get_column("__place").to_numpy()
+    return events[place]
+
+
+def _by_digits(place: Longs, numbers: Longs) -> Longs:
+    """The places in the order of their non-negative numbers, equal ones as they were."""
+    for shift in range(0, max(int(numbers.max(initial=0)).bit_length(), 1), 16):
+        digits = (numbers[place] >> shift).astype(np.uint16)
+        place = place[np.argsort(digits, kind="stable")]
+    return place
+
+
+def _step_ranks(steps: Longs) -> Longs:
+    """Where an event stands among those of its moment: by the lowest step that it matches, then by the others."""
+    masks = pl.Series(steps).unique().sort().to_numpy()
+    ranks = np.empty(len(masks), np.int64)
+    ranks[np.lexsort((masks, masks & -masks))] = np.arange(len(masks))
+    return ranks[np.searchsorted(masks, steps)]
 
 
 def _bit(condition: Condition | None, plan: Plan, step: int) -> pl.Expr:
@@ -80,5 +117,6 @@ def _bit(condition: Condition | None, plan: Plan, step: int) -> pl.Expr:
 def _numbered(users: pl.Series) -> pl.Series:
     """A number for each value, by a table of the values: sorting numbers is much cheaper than sorting texts."""
     array = users.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-    codes = array.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    return pl.Series(USER, codes.astype(np.int64))
+    codes = pl.from_arrow(array.dictionary_encode().indices)
+    assert isinstance(codes, pl.Series)
+    return codes.cast(pl.Int64).alias(USER)

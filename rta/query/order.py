@@ -39,6 +39,17 @@ def ordered_rows(frame: pl.DataFrame, query: Query) -> pl.DataFrame:
     return frame
 
 
+def _best_rows(frame: pl.DataFrame, query: Query, best: Best) -> pl.DataFrame:
+    """Of each row of the question the values with the most, the best first, ties by value, which becomes text."""
+    *keys, value = keys_of(query)
+    number = pl.col(best.metric)
+    if frame.schema[best.metric].is_float():
+        frame = frame.with_columns(number.fill_nan(None))
+    named = frame.with_columns(pl.col(value).cast(pl.String)).filter(pl.col(value).is_not_null() & number.is_not_null())
+    ranked = named.sort(best.metric, value, descending=[True, False])
+    return ranked.group_by(keys, maintain_order=True).head(best.k) if keys else ranked.head(best.k)
+
+
 def _sorted(frame: pl.DataFrame, names: Sequence[str], descending: Sequence[bool]) -> pl.DataFrame:
     if frame.height <= FEW_ROWS and not any(_has_nan(frame.get_column(name)) for name in names):
         order = _order_of_few(frame, names, descending)
@@ -63,14 +74,3 @@ def _order_of_few(frame: pl.DataFrame, names: Sequence[str], descending: Sequenc
         else:
             order.sort(key=values.__getitem__, reverse=down)
     return order
-
-
-def _best_rows(frame: pl.DataFrame, query: Query, best: Best) -> pl.DataFrame:
-    """Of each row of the question the values with the most, the best first, ties by value, which becomes text."""
-    *keys, value = keys_of(query)
-    number = pl.col(best.metric)
-    if frame.schema[best.metric].is_float():
-        frame = frame.with_columns(number.fill_nan(None))
-    named = frame.with_columns(pl.col(value).cast(pl.String)).filter(pl.col(value).is_not_null() & number.is_not_null())
-    ranked = named.sort(best.metric, value, descending=[True, False])
-    return ranked.group_by(keys, maintain_order=True).head(best.k) if keys else ranked.head(best.k)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from rta.query.block import EVER, Block, Piece
 from rta.query.model import QueryMetricType
-from rta.query.plan import Plan
+from rta.query.plan import Plan, PlannedMetric
 
 ADDITIVE = (
     QueryMetricType.COUNT,
@@ -30,7 +30,7 @@ Fold = Callable[[Plan, Piece], Block]
 
 def partial_key(plan: Plan) -> tuple[object, ...] | None:
     """What a partial depends on beside the block; None where there can't be one."""
-    if any(planned.spec is None or planned.metric.type not in ADDITIVE for planned in plan.metrics):
+    if not all(_adds(planned) for planned in plan.metrics):
         return None
     query, columns = plan.query, tuple(dict.fromkeys(field.column for field in plan.group_by))
     if len(columns) < len(plan.group_by):
@@ -39,6 +39,12 @@ def partial_key(plan: Plan) -> tuple[object, ...] | None:
     zone = query.timezone
     fields = tuple((name, field.column) for name, field in plan.fields.items())
     return plan.datasource.version, query.granularity, zone, plan.pushed, fields, columns, metrics
+
+
+def _adds(planned: PlannedMetric) -> bool:
+    """Whether few numbers hold the metric. One with a condition of its own needs rows for each of what it compares."""
+    metric = planned.metric
+    return planned.spec is not None and metric.type in ADDITIVE and metric.where is None
 
 
 def with_partials(plan: Plan, pieces: Sequence[Piece], fold: Fold) -> tuple[Plan, Sequence[Piece]]:

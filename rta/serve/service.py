@@ -26,9 +26,8 @@ import pyarrow as pa
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
 from rta.events.schemas import EVENTS, Rollup
-from rta.query.answer import Answer, read_stream
 from rta.query.block import Block, Dictionaries
-from rta.query.compose import assemble, is_composed, parts_of
+from rta.query.compose import is_composed, parts_of
 from rta.query.cost import estimate_us
 from rta.query.ends import ends_ms
 from rta.query.execute import Piece, run_rollup
@@ -37,6 +36,7 @@ from rta.query.parse import parse_query
 from rta.query.periods import absolute_range
 from rta.query.planner import Plan, explain
 from rta.serve.answers import Answers
+from rta.serve.composed import parts_explained, put_together, whole_of
 from rta.serve.flights import Flights
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, NotAtHandError, View, Views
@@ -293,7 +293,7 @@ class QueryService:
         except TimeoutError as error:
             raise _late(limit_s) from error
         return explain(prepared.plan) | {
-            **_parts_explained(prepared),
+            **parts_explained(prepared),
             **explained(prepared.reads),
             "hot": prepared.has_hot,
             "version": prepared.view.version,
@@ -326,23 +326,8 @@ class QueryService:
         if not is_composed(query):
             return self._look_plain(query, view, now_ms, decoded_rows_max)
         asked = absolute_range(query.time_range, query.granularity, query.timezone, now_ms)
-        parts = tuple(
-            (part, self._look_plain(part.query, view, now_ms, decoded_rows_max)) for part in parts_of(query, asked)
-        )
-        first = parts[0][1]
-        planned = replace(first.plan, query=query)
-        digest = hashlib.blake2b(planned.key, digest_size=32)
-        for _, found in parts:
-            digest.update(found.key)
-        return replace(
-            first,
-            plan=planned,
-            reads=tuple(read for _, found in parts for read in found.reads),
-            has_hot=any(found.has_hot for _, found in parts),
-            shared=all(found.shared for _, found in parts),
-            key=digest.digest(),
-            parts=parts,
-        )
+        parts = parts_of(query, asked)
+        return whole_of(query, tuple((p, self._look_plain(p.query, view, now_ms, decoded_rows_max)) for p in parts))
 
     def _look_plain(self, query: Query, view: View, now_ms: int, decoded_rows_max: int | None) -> Prepared:
         planned = planned_for(query, view, now_ms)
@@ -431,7 +416,7 @@ class QueryService:
             for task in tasks:
                 task.cancel()  # when one has failed nobody needs the others
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._running, _put_together, prepared, found, arrow)
+        return await loop.run_in_executor(self._running, put_together, prepared, found, arrow)
 
     async def _found(self, part: Prepared, limit_s: float) -> Found:
         key = part.key + b"arrow"
@@ -478,17 +463,6 @@ class QueryService:
 
 def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
     return finish(answer_raw(planned, [hot_source(rows)]), arrow)
-
-
-def _parts_explained(prepared: Prepared) -> dict[str, Any]:
-    if not prepared.parts:
-        return {}
-    return {"parts": [explain(part.plan) | explained(part.reads) for _, part in prepared.parts]}
-
-
-def _put_together(prepared: Prepared, found: Sequence[Finished], arrow: bool) -> Finished:
-    answers = [Answer(read_stream(each.rows), each.bounds, each.more) for each in found]
-    return finish(assemble(prepared.plan.query, [part for part, _ in prepared.parts], answers), arrow)
 
 
 def _late(limit_s: float) -> TimeLimitError:

@@ -199,3 +199,12 @@ def test_a_funnel_beside_the_period_before_meets_step_by_step() -> None:
         (2, 1, 0, None),
         (3, 0, 0, None),
     ]
+
+
+def test_many_users_and_times_are_sorted_alike() -> None:
+    """Codes of more than 16 bits and times out of order; every user goes all the way, and one only half of it."""
+    visits = [
+        at(minute, kind, f"u{n}") for minute, kind in ((2, "pay"), (0, "view"), (1, "cart")) for n in range(70_000)
+    ]
+    visits.remove(at(2, "pay", "u69999"))
+    assert users(Visits(visits, (100_000,)).ask([funnel()])) == [70_000, 70_000, 69_999]

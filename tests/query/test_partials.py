@@ -91,3 +91,13 @@ def test_a_block_keeps_a_bounded_number_of_partials() -> None:
     assert not block.note_partial(("key", 0))
     assert block.note_partial(("key", 199))
     assert isinstance(block.frame, pl.DataFrame)
+
+
+def test_a_metric_with_a_condition_of_its_own_has_no_partial() -> None:
+    """Its rows differ by what the condition compares, which a partial has added up."""
+    asked = {**ROBOTS, "metrics": [*ROBOTS["metrics"], {"type": "count", "name": "new", "filters": {"isNew": True}}]}
+    assert partial_key(planned(asked)) is None
+    pieces = [Piece(block, *EVER) for block in blocks()]
+    first = answer(asked, pieces)
+    assert 0 < sum(row["new"] for row in first) < sum(row["n"] for row in first)
+    assert [answer(asked, pieces) for _ in range(2)] == [first, first]
