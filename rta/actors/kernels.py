@@ -22,7 +22,9 @@ from rta.query.coded import count_distinct_coded, parts_of, ranks_coded
 from rta.query.execute import run_rollup
 from rta.query.parse import parse_query
 from rta.query.planner import plan
+from rta.query.selecting import rows_still_taken, rows_taken
 from rta.stream.fold import Fold
+from rta.stream.grouping import readable
 from rta.stream.model import BatchArrived, FoldLimits, IdRun, PartitionLoaded
 from rta.stream.rollups import merge_partials
 
@@ -80,7 +82,9 @@ def warm_up() -> None:
 
 
 def _warm_up_coded(rows: pl.DataFrame, rollup: Rollup) -> None:
-    """What only questions over many items come to."""
+    """What only questions over many items, or with a condition, come to."""
+    codes, taken = readable(np.zeros(1, np.int32)), np.ones(1, np.bool_)
+    rows_still_taken(codes, taken, rows_taken(codes, taken))
     part = list(parts_of([(Block(rows, Dictionaries()), 0, rows.height)], None, np.zeros(rows.height, np.int32)))
     for metric in rollup.metrics:
         if metric.type is MetricType.QUANTILE:
