@@ -343,7 +343,7 @@ def test_the_range_of_a_table_named_twice_holds_both(tmp_path: Path, world: Worl
 
 
 def test_only_the_columns_that_are_named_are_looked_at() -> None:
-    assert parse_statement("SELECT a FROM t WHERE b = 1").names == {"a", "b", "t"}
+    assert parse_statement("SELECT a FROM t WHERE b = 1").names == frozenset(("a", "b", "t"))
     for statement in (
         "SELECT * FROM t",
         "SELECT t FROM t",
