@@ -142,6 +142,9 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.actors.kernels import warm_up
     from rta.actors.remote import RemotePeers
     from rta.serve.control import RemoteControl
+    from rta.serve.druid import druid_router
+    from rta.serve.druid_service import DruidService
+    from rta.serve.front import offer
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
     from rta.serve.service import QueryService
@@ -171,13 +174,17 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     if link is not None:
         service.answers.share(link)
     control = RemoteControl(lambda snapshots: sharing(settings, link, snapshots))
-    routers = [sql_router(sql, service.registry)]
+    druid = DruidService(views, definitions, scans, settings, store, service)
+    routers = [sql_router(sql, service.registry), druid_router(druid, definitions, control)]
     app = build_query_app(service, definitions, control, settings, service.registry, routers)
+    offer(app.state.questions)
 
     warming = asyncio.create_task(scans.warm_up())
 
     async def close() -> None:
+        offer(None)
         warming.cancel()
+        await druid.close()
         await sql.close()
         await service.close()
         await scans.close()

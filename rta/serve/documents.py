@@ -329,6 +329,7 @@ class Alive(_Document):
 
 class Ready(_Document):
     ready: Literal[True]
+    degraded: list[str]
 
 
 REQUESTS: tuple[type[BaseModel], ...] = (

@@ -35,6 +35,10 @@ class Flights(Generic[Value]):
                 self._forget(key, task)  # ending it may take a while, and who asks meanwhile must not join it
                 task.cancel()
 
+    def has(self, key: bytes) -> bool:
+        """Whether somebody is at it."""
+        return key in self._under_way
+
     def cancel(self) -> None:
         """Give up all of it."""
         for task in list(self._under_way.values()):

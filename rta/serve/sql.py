@@ -31,9 +31,11 @@ from rta.query.sql.statement import Statement, is_catalog, of_tree, parse_statem
 from rta.query.sql.tables import SqlTable, table_name, table_of, tables_of
 from rta.serve.flights import Flights
 from rta.serve.ports import Definitions, View, Views
+from rta.serve.reads import planned_for
+from rta.serve.replies import ARROW, JSON, Reply
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished
-from rta.serve.service import ARROW, JSON, RENEWALS_MAX, Found, QueryService, Reply, planned_for
+from rta.serve.service import RENEWALS_MAX, Found, QueryService
 from rta.serve.sql_answer import Answered, Form, rendered
 from rta.serve.sql_reads import Source, explained, sources
 from rta.serve.sql_task import SqlTask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Protocol
 
@@ -9,8 +10,9 @@ from fastapi import APIRouter, Request, Response
 
 from rta.errors import RtaError
 from rta.serve import documents
+from rta.serve.front import ARROW, Reply
 from rta.serve.metrics import Registry
-from rta.serve.query import ARROW, JSON, Reply, replied
+from rta.serve.replies import JSON
 from rta.serve.requests import body_schema, declared, read_document, unless_gone
 from rta.serve.sql_answer import Form
 
@@ -73,7 +75,19 @@ async def _answer(service: Sql, request: Request) -> Response:
             form=form_of(headers.get("accept", "")),
         ),
     )
-    return replied(reply)
+    return _replied(reply)
+
+
+def _replied(reply: Reply) -> Response:
+    """What has no place for `meta` has it in a header."""
+    extra: dict[str, str] = {"Vary": "Accept"}
+    if reply.etag is not None:
+        extra["ETag"] = reply.etag if reply.etag.endswith('"') else f'"{reply.etag}"'
+    if reply.meta is not None and reply.content_type != JSON:
+        extra["RTA-Meta"] = json.dumps(reply.meta, separators=(",", ":"), default=str)
+    if reply.status == 304:
+        return Response(None, 304, extra)
+    return Response(reply.body, reply.status, extra, reply.content_type)
 
 
 def _responses() -> dict[int | str, dict[str, Any]]:

@@ -72,7 +72,6 @@ OTHERWISE = [
     "SELECT count(*) AS n FROM wikipedia HAVING count(*) > 1",
     "SELECT DISTINCT channel FROM wikipedia LIMIT 1",
     "SELECT count(*) AS n FROM wikipedia WHERE __time > now() - INTERVAL 1 DAY",
-    "SELECT count(*) AS n FROM wikipedia WHERE __time >= '2015-09-12T06:00:30Z'",
     "SELECT date_trunc('second', __time) AS t, count(*) AS n FROM wikipedia GROUP BY t LIMIT 1",
     "SELECT time_bucket(INTERVAL '7 minutes', __time) AS t, count(*) AS n FROM wikipedia GROUP BY t LIMIT 1",
     "SELECT time_bucket(INTERVAL 1 HOUR, __time, INTERVAL 30 MINUTE) AS t, count(*) AS n FROM wikipedia GROUP BY t LIMIT 1",
