@@ -416,6 +416,11 @@ def test_a_rollup_is_a_table_with_one_row_per_bucket_and_dimensions(tmp_path: Pa
         (shown,) = await ask.rows("SELECT * FROM wikipedia.hourly ORDER BY n DESC LIMIT 1")
         assert list(shown) == ["__time", "channel", "isRobot", "n", "added", "deleted", "low", "high"]
         assert await ask.rows("SELECT count(*) AS n FROM wikipedia.HOURLY") == [{"n": row["rows"]}]
+        letters = 'SELECT (SELECT sum(n) FROM Wikipedia.hourly) - (SELECT sum(N) FROM "WIKIPEDIA.Hourly") AS d, '
+        letters += (
+            "(SELECT count(*) FROM WIKIPEDIA WHERE Page > '') - (SELECT count(*) FROM wikipedia WHERE page > '') AS e"
+        )
+        assert await ask.rows(letters) == [{"d": 0, "e": 0}]
         (past,) = await ask.rows("SELECT sum(n) AS n FROM wikipedia.hourly WHERE __time < '2015-09-12T06:00:00Z'")
         assert past["n"] == int((oracle["time"] < 1_442_016_000_000 + 6 * HOUR).sum())
 
