@@ -21,18 +21,18 @@ from sqlglot import exp
 
 from rta.config import Settings
 from rta.errors import BadRequestError, FileGoneError, InvalidQueryError, NotFoundError, TimeLimitError, ViewGoneError
-from rta.events.schemas import Datasource
+from rta.events.schemas import EVENTS, Datasource
 from rta.query.answer import format_time, read_stream
 from rta.query.position import Position, decode_position
 from rta.query.sql.document import parse_sql_document
 from rta.query.sql.ranges import Constants
 from rta.query.sql.rollups import AsQuery, as_query
 from rta.query.sql.statement import Statement, is_catalog, of_tree, parse_statement
-from rta.query.sql.tables import SqlTable, table_name, table_of, tables_of
+from rta.query.sql.tables import SqlTable, table_name, tables_of
 from rta.serve.flights import Flights
 from rta.serve.ports import Definitions, View, Views
 from rta.serve.reads import planned_for
-from rta.serve.replies import ARROW, JSON, Reply
+from rta.serve.replies import ARROW, JSON, Reply, etag_of, matches
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished
 from rta.serve.service import RENEWALS_MAX, Found, QueryService
@@ -188,8 +188,8 @@ class SqlService:
             if as_query is not None:
                 return await self._by_rollup(ask, as_query)
             prepared = await self._prepare(ask, views)
-            etag = _etag(prepared.key)
-            if not ask.statement.is_volatile and _matches(ask.options.if_none_match, etag):
+            etag = etag_of(prepared.key, all(view.complete for view in prepared.views))
+            if not ask.statement.is_volatile and matches(ask.options.if_none_match or "", etag):
                 return Reply(304, b"", CONTENT_TYPES[ask.form], etag, self._meta(ask, prepared, None, True))
             finished, cached = await self._found(ask, prepared)
         except (FileGoneError, ViewGoneError):
@@ -271,11 +271,11 @@ class SqlService:
         after = ",".join(position.encode() for position in _positions(ask.options.after).values())
         reply = await self._queries.answer_query(query, after or None)
         asked = repr((ask.statement.text, ask.parameters, ask.limit, ask.form))
-        etag = _etag(f"{reply.etag} {asked}".encode())
+        etag = etag_of(f"{reply.etag} {asked}".encode(), complete=True)  # the question's own says whether it is
         more = bool(reply.meta["truncated"]) and not translated.limited
         bounds = translated.bounds(reply.meta["bounds"])
         meta = reply.meta | {"bounds": bounds, "row_limit": ask.limit, "truncated": more, "elapsed_ms": ask.elapsed_ms}
-        if _matches(ask.options.if_none_match, etag):
+        if matches(ask.options.if_none_match or "", etag):
             return Reply(304, b"", CONTENT_TYPES[ask.form], etag, meta)
         rows = translated.frame(read_stream(reply.body)).to_arrow(compat_level=pl.CompatLevel.oldest())
         return _reply(ask, rendered(Answered(rows, frozenset(), more), ask.form), meta, etag)
@@ -344,10 +344,11 @@ def _translated(ask: _Ask, view: View) -> AsQuery | None:
     (name,) = (table_name(ref.path) for ref in ask.statement.tables)
     now_ms = time.time_ns() // 1_000_000
     try:
-        table = table_of(view.datasource, name.part)
-        found = as_query(ask.statement, table, Constants(now_ms, ask.parameters), ask.limit)
+        if name.part not in ("", EVENTS):
+            return None
+        found = as_query(ask.statement, view.datasource, Constants(now_ms, ask.parameters), ask.limit)
         return found if found is not None and planned_for(found.query, view, now_ms).rollup is not None else None
-    except (InvalidQueryError, NotFoundError):
+    except InvalidQueryError:
         return None  # the engine's way says what is wrong, in the words of SQL
 
 
@@ -356,15 +357,6 @@ def _reply(ask: _Ask, rows: bytes, meta: dict[str, Any], etag: str) -> Reply:
     if ask.form == "json":
         body = b"".join((b'{"rows":', rows, b',"meta":', orjson.dumps(meta), b"}"))
     return Reply(200, body, CONTENT_TYPES[ask.form], etag, meta)
-
-
-def _etag(key: bytes) -> str:
-    return f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
-
-
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
-    return "*" in tags or etag in tags or etag.strip('"') in tags
 
 
 def _tables_read(prepared: _Prepared) -> list[str]:

@@ -33,6 +33,8 @@ _SHUT = {
     "allow_community_extensions": "false",
     "allow_persistent_secrets": "false",
     "python_enable_replacements": "false",
+    # The system keeps files in memory already; what the engine kept would be missing for other questions of this process.
+    "enable_external_file_cache": "false",
 }
 _LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
 
@@ -78,7 +80,6 @@ class Engine:
         for statement in (
             "SET TimeZone = 'UTC'",
             f"SET allowed_directories = [{', '.join(map(_text, engine_folders(store)))}]",
-            "SET validate_external_file_cache = 'NO_VALIDATION'",  # files never change
             "SET enable_external_access = false",
             "SET lock_configuration = true",
         ):
@@ -109,16 +110,16 @@ class Engine:
     def _lay(self, read: TableRead) -> None:
         table, connection = read.table, self._connection
         whole = self._rows(read)
-        if table.rollup is None:
-            shown = whole.project(", ".join(_name(c.name) for c in table.columns))
-        else:
+        shown = whole
+        if table.rollup is not None:
             keys = [_name(c.name) for c in table.columns if c.merge is Merge.KEY]
             metrics = [_merged(c) for c in table.columns if c.merge is not Merge.KEY]
             shown = whole.aggregate(", ".join((*keys, *metrics)), ", ".join(keys))
         shown.create_view(table.name)
-        for path in read.paths:
-            if path == (table.name,):
-                continue
+        # Names are alike in upper and lower case.
+        others = {tuple(part.lower() for part in path): path for path in read.paths}
+        others.pop((table.name.lower(),), None)
+        for path in others.values():
             if len(path) > 1:
                 connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(path[0])}")
             connection.execute(f"CREATE VIEW {'.'.join(map(_name, path))} AS FROM main.{_name(table.name)}")

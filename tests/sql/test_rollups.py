@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
+from rta.errors import NotFoundError
 from rta.query.answer import read_stream
 from tests.query.world import build_world
 from tests.sql.asker import Asker, run
@@ -182,6 +185,30 @@ def test_parameters_limits_and_etags_hold_on_the_way_by_a_rollup(folder: Path) -
         own = await ask(f"{statement} LIMIT 3", first, "#en.wikipedia", limit=3)
         assert own.meta["truncated"] is False
         assert own.meta["version"] == ask.world.view.version
+
+    run(folder, scenario, build_world(folder))
+
+
+def test_a_datasource_without_raw_events_answers_what_its_rollups_hold(folder: Path) -> None:
+    world = build_world(folder)
+    kept = msgspec.structs.replace(world.view.datasource.retention, events_ms=None)
+    world.view.datasource = msgspec.structs.replace(world.view.datasource, retention=kept)
+
+    async def scenario(ask: Asker) -> None:
+        assert await ask.rows("SELECT count(*) AS n FROM wikipedia") == [{"n": 39_244}]
+        with pytest.raises(NotFoundError, match="no table 'wikipedia'"):
+            await ask("SELECT max(page) AS p FROM wikipedia")
+
+    run(folder, scenario, world)
+
+
+def test_an_answer_that_has_become_complete_is_another_one(folder: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        for statement in ("SELECT count(*) AS n FROM wikipedia", "SELECT max(page) AS p FROM wikipedia"):
+            ask.world.view = dataclasses.replace(ask.world.view, complete=False)
+            partial = await ask(statement)
+            ask.world.view = dataclasses.replace(ask.world.view, complete=True)
+            assert (await ask(statement, etag=partial.etag)).status == 200
 
     run(folder, scenario, build_world(folder))
 

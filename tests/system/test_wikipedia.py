@@ -65,6 +65,29 @@ def test_sums_of_added_and_deleted(wikipedia: Running, oracle: pl.DataFrame) -> 
     assert rows == [{"added": oracle["added"].sum(), "deleted": oracle["deleted"].sum()}]
 
 
+def test_sql_answers_from_raw_events_and_by_the_rollup(wikipedia: Running, oracle: pl.DataFrame) -> None:
+    pages = wikipedia.http.post(
+        "/v1/sql",
+        json={
+            "query": "SELECT page, count(*) AS edits FROM wikipedia WHERE __time >= $1 AND __time < $2 "
+            "GROUP BY page ORDER BY edits DESC, page LIMIT 10",
+            "parameters": [{"type": "TIMESTAMP", "value": moment} for moment in DAY.split("/")],
+        },
+    )
+    assert pages.status_code == 200, pages.text
+    expected = oracle.group_by("page").len("edits").sort(["edits", "page"], descending=[True, False]).head(10)
+    assert pages.json()["rows"] == expected.to_dicts()
+    assert pages.json()["meta"]["sources"][0] in ("events", "hot")
+    channels = "SELECT channel, count(*) AS edits FROM wikipedia GROUP BY channel ORDER BY edits DESC LIMIT 1"
+    by_rollup = wikipedia.http.post("/v1/sql", json={"query": channels}).json()
+    assert by_rollup["rows"] == [{"channel": "#en.wikipedia", "edits": 11_549}]
+    assert by_rollup["meta"]["sources"][0].startswith("rollup_")
+    shown = wikipedia.http.post("/v1/sql", json={"query": "SHOW TABLES"}, headers={"Accept": "text/csv"})
+    assert "wikipedia.rejected" in shown.text.split()
+    refused = wikipedia.http.post("/v1/sql", json={"query": "SELECT * FROM read_text('/etc/passwd')"})
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_query")
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     hours=st.tuples(st.integers(0, 23), st.integers(1, 24)).filter(lambda h: h[0] < h[1]),

@@ -16,13 +16,12 @@ import polars as pl
 from sqlglot import exp
 
 from rta.errors import InvalidQueryError
-from rta.events.schemas import EVENTS, ColumnType, Datasource
+from rta.events.schemas import ColumnType, Datasource
 from rta.query.answer import TIME_TYPE
 from rta.query.model import ALL, Absolute, And, Condition, Granularity, Metric, Order, Query, QueryMetricType, Unit
 from rta.query.sql.conditions import NotTranslatableError, condition_of, literal_of
 from rta.query.sql.ranges import ALL_TIME, Constants, conjuncts, exact_bounds, is_time
 from rta.query.sql.statement import Statement
-from rta.query.sql.tables import SqlTable
 
 _AGGREGATES: dict[type[exp.Expr], tuple[str, QueryMetricType]] = {
     exp.Sum: ("sum", QueryMetricType.SUM),
@@ -83,18 +82,18 @@ class AsQuery:
         return {s.name: bounds[s.source] for s in self.shown if s.source in bounds}
 
 
-def as_query(statement: Statement, table: SqlTable, constants: Constants, limit_max: int) -> AsQuery | None:
+def as_query(statement: Statement, datasource: Datasource, constants: Constants, limit_max: int) -> AsQuery | None:
     """The statement as a question; None where it has another shape.
 
     Args:
-        table: What the statement's only table is.
+        datasource: Whose raw events the statement's only table is.
         limit_max: Rows that the answer may have.
     """
     tree = statement.tree
-    if table.stored != EVENTS or not isinstance(tree, exp.Select) or statement.is_volatile:
+    if not isinstance(tree, exp.Select) or statement.is_volatile:
         return None
     try:
-        return _Translation(tree, statement, table.datasource, constants).whole(limit_max)
+        return _Translation(tree, statement, datasource, constants).whole(limit_max)
     except (NotTranslatableError, InvalidQueryError):
         return None
 
