@@ -9,7 +9,6 @@ import polars as pl
 from rta.druid.engine import (
     BUCKET,
     MATCHED,
-    Rows,
     aggregated,
     bucket_key,
     clipped,

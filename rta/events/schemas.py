@@ -145,7 +145,17 @@ class Rollup(msgspec.Struct, frozen=True):
 
     @property
     def table(self) -> str:
-        return f"rollup_{self.name}_{self.granularity}"
+        return self.table_of(self.granularity)
+
+    @property
+    def coarser(self) -> tuple[Grain, ...]:
+        """The grains that the system builds from this one's rows, finest first."""
+        grains = tuple(Grain)
+        return grains[grains.index(self.granularity) + 1 :]
+
+    def table_of(self, grain: Grain) -> str:
+        """The table with this rollup's rows at a grain: its own, or a derived one. All have the same columns."""
+        return f"rollup_{self.name}_{grain}"
 
     @property
     def count(self) -> MetricSpec:

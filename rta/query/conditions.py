@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rta.errors import InvalidQueryError
@@ -21,6 +21,8 @@ DEPTH_MAX = 64
 NODES_MAX = 10_000
 TEXT_LENGTH_MAX = 65_536
 PATTERN_LENGTH_MAX = 1_000
+TEXT_VALUES_MAX = 10
+"""Values of a comparison that a plan shows."""
 _LEAF_KEYS = ("field", "op", "value")
 _BRANCHES = ("and", "or", "not")
 
@@ -51,6 +53,40 @@ def compares(condition: Condition | None) -> Iterator[Compare]:
             yield from compares(part)
         case None:
             return
+
+
+def conjuncts(condition: Condition | None) -> tuple[Condition, ...]:
+    """The conditions that must all be true, without `and` in `and` and without `not` of `not`."""
+    match condition:
+        case None:
+            return ()
+        case And(parts):
+            return tuple(inner for part in parts for inner in conjuncts(part))
+        case Not(Not(part)):
+            return conjuncts(part)
+        case _:
+            return (condition,)
+
+
+def all_of(parts: Sequence[Condition]) -> Condition | None:
+    """The condition that is true where all of them are; None, which is always true, for none."""
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+
+def condition_text(condition: Condition) -> str:
+    """The condition for people to read."""
+    match condition:
+        case And(parts) | Or(parts):
+            word = " and " if isinstance(condition, And) else " or "
+            return "(" + word.join(condition_text(part) for part in parts) + ")"
+        case Not(part):
+            return f"not {condition_text(part)}"
+        case Compare(field, op, values):
+            shown = ", ".join(repr(value) for value in values[:TEXT_VALUES_MAX])
+            more = f", … {len(values):,} values" if len(values) > TEXT_VALUES_MAX else ""
+            return f"{field} {op} {shown}{more}"
 
 
 def _parse_filters(filters: object) -> list[Condition]:

@@ -18,7 +18,7 @@ import polars as pl
 from rta.errors import InvalidQueryError
 from rta.events.schemas import TIME
 from rta.query.answer import TIME_TYPE
-from rta.query.planner import Plan
+from rta.query.plan import Plan
 
 Scalar = str | int | float | bool | None
 

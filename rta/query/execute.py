@@ -19,11 +19,12 @@ from rta.events.schemas import MetricType
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.block import Block, Codes, Dictionaries, Flags, ListColumn, Longs, NumberColumn
 from rta.query.combine import Selected, quantiles, tops, uniques
-from rta.query.model import QueryMetricType, Unit
+from rta.query.model import And, Compare, QueryMetricType, Unit
 from rta.query.order import cut
-from rta.query.planner import Plan, PlannedMetric
+from rta.query.plan import Plan, PlannedMetric
+from rta.query.selecting import codes_there, combined, renumbered, rows_still_taken, rows_taken
 from rta.query.time import bucket_starts
-from rta.query.where import Dimensions
+from rta.query.where import Dimensions, truths
 from rta.stream.grouping import (
     ALL_VALID,
     Groups,
@@ -39,6 +40,14 @@ DENSE_KEYS_MAX = 1 << 20
 """Up to here groups are numbered through an array with a place for every combination."""
 
 
+class Piece(NamedTuple):
+    """A block and the stretch of time for which it is asked; half open, in ms."""
+
+    block: Block
+    start_ms: int
+    end_ms: int
+
+
 class Slice(NamedTuple):
     """The rows of a block inside the question's range."""
 
@@ -49,13 +58,13 @@ class Slice(NamedTuple):
     end_time: int
 
 
-def run_rollup(plan: Plan, blocks: Sequence[Block | pl.DataFrame]) -> Answer:
+def run_rollup(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> Answer:
     """Answer an aggregated question from rollup rows.
 
     Args:
         plan: With a rollup.
-        blocks: Rows of that rollup, from files and beyond them, not merged: they add. Blocks share their dictionaries;
-            plain frames get some of their own.
+        blocks: Rows of that rollup at any of its grains, from files and beyond them, not merged: they add. Blocks share
+            their dictionaries; plain frames get some of their own. Only a piece is asked for less than the plan's range.
 
     Returns:
         One row per (step, groups) that has events, ordered and cut; of an ungrouped question always one.
@@ -64,7 +73,7 @@ def run_rollup(plan: Plan, blocks: Sequence[Block | pl.DataFrame]) -> Answer:
     row that brings a sketch along.
     """
     assert plan.rollup is not None
-    rows = Rows(_slices(plan, _shared(blocks)), plan.rollup.count.name)
+    rows = Rows(_slices(_shared(plan, blocks)), plan.rollup.count.name)
     selected = _select(plan, rows)
     keys, groups = _group(plan, rows, selected)
     bounds: dict[str, dict[str, float]] = {}
@@ -74,21 +83,26 @@ def run_rollup(plan: Plan, blocks: Sequence[Block | pl.DataFrame]) -> Answer:
         columns.append(column.alias(planned.metric.name))
         if bound:
             bounds[planned.metric.name] = bound
+    for part in rows.slices:
+        part.block.note_asked(plan.columns)
     frame, more = cut(pl.DataFrame(columns), plan)
     return Answer(frame, bounds, more)
 
 
-def _shared(blocks: Sequence[Block | pl.DataFrame]) -> list[Block]:
-    dictionaries = next((b.dictionaries for b in blocks if isinstance(b, Block)), None) or Dictionaries()
-    out = [b if isinstance(b, Block) else Block(b, dictionaries) for b in blocks]
+def _shared(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> list[Piece]:
+    given = [b.block if isinstance(b, Piece) else b for b in blocks]
+    times = [(b.start_ms, b.end_ms) if isinstance(b, Piece) else (plan.start_ms, plan.end_ms) for b in blocks]
+    dictionaries = next((b.dictionaries for b in given if isinstance(b, Block)), None) or Dictionaries()
+    out = [b if isinstance(b, Block) else Block(b, dictionaries) for b in given]
     # A cache that was emptied in between began new dictionaries: codes of two kinds never mix.
-    return [b if b.dictionaries is dictionaries else Block(b.frame, dictionaries) for b in out]
+    out = [b if b.dictionaries is dictionaries else Block(b.frame, dictionaries) for b in out]
+    return [Piece(block, *between) for block, between in zip(out, times, strict=True)]
 
 
-def _slices(plan: Plan, blocks: Sequence[Block]) -> list[Slice]:
+def _slices(pieces: Sequence[Piece]) -> list[Slice]:
     out = []
-    for block in blocks:
-        first_time, end_time = np.searchsorted(block.times, (plan.start_ms, plan.end_ms)).tolist()
+    for block, start_ms, end_ms in pieces:
+        first_time, end_time = np.searchsorted(block.times, (start_ms, end_ms)).tolist()
         if end_time > first_time:
             first, end = int(block.begins[first_time]), int(block.begins[end_time])
             out.append(Slice(block, first, end, first_time, end_time))
@@ -146,13 +160,22 @@ def _join(parts: Sequence[npt.NDArray[_Number]], empty: type[_Number]) -> npt.ND
 
 def _select(plan: Plan, rows: Rows) -> Longs | None:
     """Positions of the rows that the condition takes; None for all."""
-    condition = plan.query.where
+    condition = plan.pushed
     if condition is None or rows.count == 0:
         return None
     for name in plan.fields.values():
         rows.codes(name.column)
-    mask = Dimensions(rows.codes, rows.dictionaries(), plan.fields).mask(condition)
-    return np.flatnonzero(mask)
+    parts = condition.parts if isinstance(condition, And) else (condition,)
+    comparisons = [part for part in parts if isinstance(part, Compare)]
+    if len(comparisons) < len(parts):
+        return np.flatnonzero(Dimensions(rows.codes, rows.dictionaries(), plan.fields).mask(condition))
+    selected: Longs | None = None
+    for comparison in comparisons:
+        field = plan.fields[comparison.field]
+        taken = truths(comparison, field, rows.dictionaries()[field.column], wanted=True)
+        codes = readable(rows.codes(field.column))
+        selected = rows_taken(codes, taken) if selected is None else rows_still_taken(codes, taken, selected)
+    return selected
 
 
 class Keys(NamedTuple):
@@ -198,19 +221,20 @@ def _steps(plan: Plan, rows: Rows, selected: Longs | None) -> tuple[Longs, list[
 
 
 def _dense(parts: Sequence[npt.NDArray[np.integer]], sizes: list[int], combinations: int) -> tuple[list[Codes], Groups]:
-    key = parts[0].astype(np.int64)
+    key = readable(parts[0].astype(np.int32, copy=False))
     for part, size in zip(parts[1:], sizes[1:], strict=True):
-        key *= size
-        key += part
-    present = np.flatnonzero(np.bincount(key, minlength=combinations))
-    number = np.empty(combinations, np.int32)
-    number[present] = np.arange(len(present), dtype=np.int32)
+        key = readable(combined(key, size, readable(part.astype(np.int32, copy=False))))
+    there = codes_there(key, combinations)
+    present = np.flatnonzero(there)
+    if len(present) < combinations:
+        number = np.cumsum(there, dtype=np.int32) - np.int32(1)
+        key = renumbered(key, number)
     codes: list[Codes] = []
     rest = present
     for size in reversed(sizes):
         rest, code = np.divmod(rest, size)
         codes.append(code.astype(np.int32))
-    return codes[::-1], Groups(number[key], np.empty(len(present), np.int64))
+    return codes[::-1], Groups(key, np.empty(len(present), np.int64))
 
 
 def _key_columns(plan: Plan, rows: Rows, keys: Keys) -> list[pl.Series]:

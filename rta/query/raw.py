@@ -17,10 +17,10 @@ from rta.events.schemas import TIME, ColumnType
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.conditions import compares
 from rta.query.fields import Field, FieldKind
-from rta.query.model import And, Condition, QueryMetricType, Unit
+from rta.query.model import QueryMetricType, Unit
 from rta.query.order import cut
 from rta.query.paths import number_key, text_key, with_paths
-from rta.query.planner import Plan, PlannedMetric
+from rta.query.plan import Plan, PlannedMetric
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN, bucket_starts, constant_offset
 from rta.query.where import where_expression
 
@@ -70,15 +70,19 @@ def matching(plan: Plan, frames: Sequence[Frame], also: Sequence[str] = ()) -> p
     parts = [_fitted(frame, plan, columns) for frame in frames] or [_empty(plan, columns)]
     events = pl.concat(parts) if len(parts) > 1 else parts[0]
     events = events.filter(_in_range(plan))
-    plain, pathed = _split(plan.query.where, plan.fields)
-    if plain is not None:
-        events = events.filter(where_expression(plain, plan.fields))
+    if plan.pushed is not None:
+        events = events.filter(where_expression(plan.pushed, plan.fields))
     paths = {f.key: f for f in _computed(plan) if f.kind is FieldKind.PATH}
     if paths:
         events = with_paths(events, list(paths.values()))
-    if pathed is not None:
-        events = events.filter(where_expression(pathed, plan.fields))
+    if plan.where is not None:
+        events = events.filter(where_expression(plan.where, plan.fields))
     return events
+
+
+def raw_columns(plan: Plan) -> tuple[str, ...]:
+    """The columns of single rows that a rollup's question follows from as well."""
+    return tuple(dict.fromkeys((TIME, *(field.column for field in fields_read(plan)))))
 
 
 def column_types(plan: Plan) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def fields_read(plan: Plan) -> list[Field]:
 
 def _computed(plan: Plan) -> list[Field]:
     """The fields that are needed of every event: not those that are only shown."""
-    compared = [plan.fields[c.field] for c in compares(plan.query.where)]
+    compared = [plan.fields[c.field] for part in (plan.pushed, plan.where) for c in compares(part)]
     return [*plan.group_by, *(m.field for m in plan.metrics if m.field is not None), *compared]
 
 
@@ -123,23 +127,6 @@ def _in_range(plan: Plan) -> pl.Expr:
     if plan.end_ms < TIME_MS_MAX:
         bounds.append(pl.col(TIME) < pl.lit(plan.end_ms).cast(TIME_TYPE))
     return pl.all_horizontal(bounds) if len(bounds) > 1 else bounds[0]
-
-
-def _split(condition: Condition | None, fields: dict[str, Field]) -> tuple[Condition | None, Condition | None]:
-    """What can be asked of stored columns alone, and what needs values from JSON text; both must be true."""
-    if condition is None:
-        return None, None
-    parts = condition.parts if isinstance(condition, And) else (condition,)
-    plain: list[Condition] = []
-    pathed: list[Condition] = []
-    for part in parts:
-        needs_text = any(fields[c.field].kind is FieldKind.PATH for c in compares(part))
-        (pathed if needs_text else plain).append(part)
-    return _all(plain), _all(pathed)
-
-
-def _all(parts: list[Condition]) -> Condition | None:
-    return And(tuple(parts)) if parts else None
 
 
 def _step(plan: Plan) -> pl.Expr:

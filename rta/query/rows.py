@@ -17,7 +17,7 @@ from rta.query.answer import TIME_TYPE, Answer
 from rta.query.cursor import Cursor, SortKey
 from rta.query.fields import FieldKind
 from rta.query.paths import json_key, with_paths
-from rta.query.planner import Plan
+from rta.query.plan import Plan
 from rta.query.raw import Frame, matching
 
 REST_MEMBERS = "*"
@@ -48,7 +48,8 @@ def run_rows(plan: Plan, sources: Sequence[Source]) -> Answer:
     """
     keys = cursors.sort_keys(plan)
     cursor = cursors.decode(plan.query.cursor, keys) if plan.query.cursor else None
-    wanted = plan.query.limit + 1 + (cursor.seen if cursor else 0)
+    assert plan.rows_max is not None
+    wanted = plan.rows_max + (cursor.seen if cursor else 0)
     found = _first(plan, sources, keys, cursor, wanted)
     if cursor is not None:
         found = cursors.skipped(found, keys, cursor)
@@ -104,7 +105,7 @@ def _sorted(
     plan: Plan, frames: Sequence[Frame], keys: tuple[SortKey, ...], cursor: Cursor | None, wanted: int
 ) -> pl.DataFrame:
     columns = stored_columns(plan)
-    if plan.query.where is None and keys[0].column == TIME:
+    if plan.where is None and plan.pushed is None and keys[0].column == TIME:
         edge = _take(matching_keys(plan, frames), keys, cursor, wanted)
         if edge.height == wanted:
             bound = pl.lit(edge.get_column(TIME)[-1]).cast(TIME_TYPE)

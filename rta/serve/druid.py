@@ -245,7 +245,8 @@ def _add_status(router: APIRouter, control: Control) -> None:
     async def ready() -> Response:
         """Whether questions can be answered."""
         try:
-            is_ready, _ = await asyncio.wait_for(control.ready(), READY_S)
+            reason, _ = await asyncio.wait_for(control.ready(), READY_S)
+            is_ready = not reason
         except (RtaError, TimeoutError):
             is_ready = False
         return Response(b"true" if is_ready else b"false", 200 if is_ready else 503, None, "application/json")

@@ -15,8 +15,8 @@ import pyarrow as pa
 from rta.query.answer import Answer, arrow_stream, rows_json
 from rta.query.fields import FieldKind
 from rta.query.paths import values_at
-from rta.query.planner import Plan
-from rta.query.raw import fields_read, run_raw
+from rta.query.plan import Plan
+from rta.query.raw import fields_read, raw_columns, run_raw
 from rta.query.rows import Source, run_rows, stored_columns
 from rta.serve.scan_protocol import Reads, named_failures
 from rta.store.parquet import check_files, scan_files
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScanTask:
-    """A question for a worker; a `rta.serve.scan_protocol.Task`.
+    """A question for a worker, or, with a rollup, the raw ends of one: they come back as rollup rows. A
+    `rta.serve.scan_protocol.Task`.
 
     Args:
-        files: Of the plan's table, in its range.
+        files: Of the table of single rows that the plan reads, in its range.
         hot: Rows of it beyond the files as an Arrow IPC stream.
         arrow: The rows as an Arrow stream instead of JSON.
     """
@@ -45,11 +46,14 @@ class ScanTask:
 
     @property
     def code(self) -> str:
-        """The reader of JSON paths, for questions that need it."""
-        return "paths" if any(f.kind is FieldKind.PATH for f in fields_read(self.plan)) else ""
+        """The reader of JSON paths, and the fold, for questions that need them."""
+        paths = any(f.kind is FieldKind.PATH for f in fields_read(self.plan))
+        return ("paths" if paths else "") + ("fold" if self.plan.rollup is not None else "")
 
     def load(self) -> None:
         values_at(pl.Series(['{"a":{"b":1}}']), ("a", "b"))
+        if self.plan.rollup is not None:
+            folded(self.plan, [hot_source(self.plan.shape.schema.empty_table())])
 
     def run(self) -> Finished:
         """Answer from files and hot rows. Raises CorruptFileError, OutOfMemoryError, UnavailableError."""
@@ -58,8 +62,13 @@ class ScanTask:
             self.store,
             (Reads(datasource.folder, self.files),),
             f"scanning the raw events of '{datasource.name}'",
-            lambda: finish(answer_raw(self.plan, _sources(self)), self.arrow),
+            self._answered,
         )
+
+    def _answered(self) -> Finished:
+        if self.plan.rollup is not None:
+            return Finished(folded(self.plan, _sources(self)), {}, False, None, 0)
+        return finish(answer_raw(self.plan, _sources(self)), self.arrow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,13 @@ class Finished:
 def finish(answer: Answer, arrow: bool) -> Finished:
     rows = arrow_stream(answer) if arrow else rows_json(answer)
     return Finished(rows, answer.bounds, answer.more, answer.next, answer.frame.height)
+
+
+def folded(plan: Plan, sources: list[Source]) -> bytes:
+    """The raw ends of a rollup's question as rollup rows, an Arrow IPC stream."""
+    from rta.query.ends import fold_ends  # brings numba, which other scans do without
+
+    return rows_stream(fold_ends(plan, [s.frame for s in sources]))
 
 
 def answer_raw(plan: Plan, sources: list[Source]) -> Answer:
@@ -112,7 +128,8 @@ def _sources(task: ScanTask) -> list[Source]:
             sources.append(Source(frame, file.time_min_ms, file.time_max_ms, check))
         return sources
     if task.files:
-        wanted = pa.schema([schema.field(name) for name in plan.columns])
+        columns = plan.columns if plan.rollup is None else raw_columns(plan)
+        wanted = pa.schema([schema.field(name) for name in columns])
         check_files(task.store, plan.datasource.folder, task.files, wanted.names)
         frame = scan_files(task.store, plan.datasource.folder, task.files, wanted)
         sources.append(Source(frame, plan.start_ms, plan.end_ms))

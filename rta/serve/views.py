@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import polars as pl
@@ -24,8 +24,9 @@ from rta.events.batch import read_as
 from rta.events.schemas import EVENTS, REJECTED, Datasource
 from rta.query.position import Position
 from rta.query.shape import shape_of
+from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.hot import HotState, Moment, SegmentUse
-from rta.serve.ports import View
+from rta.serve.ports import NotAtHandError, View
 from rta.serve.spans import RAW, Times, TimesByTable, times_of_frame, times_of_rows, within
 from rta.store.manifests import ManifestLog
 from rta.store.model import FileRef, Manifest
@@ -44,6 +45,9 @@ AFTER_PAUSE_S = 0.002
 
 LOOK_S = 0.1
 """How often a newer manifest is looked for while the one that is known still shows everything."""
+
+AHEAD_SHARE = 0.5
+"""After this share of the staleness that a question allows, the next view is begun beside the answers from this one."""
 
 StateKey = tuple[str, tuple[int, ...], int]
 """Path, partitions, version of the definition."""
@@ -84,6 +88,8 @@ class ReplicaView:
     watermark_ms: int | None
     missing: tuple[int, ...]
     owner: FolderViews
+    never_waits: bool = False
+    """Whether it is read in the event loop."""
 
     @property
     def manifest(self) -> int:
@@ -103,8 +109,13 @@ class ReplicaView:
         return not self.missing
 
     def files(self, table: str) -> Sequence[FileRef]:
+        found = self.owner.files_at_hand(table, self.manifest)
+        if found is not None:
+            return found
+        if self.never_waits:
+            raise NotAtHandError
         try:
-            return self.owner.versions.files_at(table, self.manifest)
+            return self.owner.files_at(table, self.manifest)
         except NotFoundError as error:
             raise ViewGoneError(f"the files of '{table}' at manifest {self.manifest}: {error}") from error
 
@@ -120,6 +131,14 @@ class ReplicaView:
         states = [_named(key) for key, t in self.state_times.items() if within(t.get(name), start_ms, end_ms)]
         uses = [use.part(name, start_ms, end_ms) for use in self.moment.uses]
         return sorted([*states, *(part for part in uses if part is not None)])
+
+    def hot_times(self, table: str) -> Times | None:
+        if table == REJECTED:
+            return (TIME_MS_MIN, TIME_MS_MAX) if self._rejected_parts() else None
+        name = next((r.name for r in self.datasource.rollups if r.table == table), RAW)
+        times = [t[name] for t in self.state_times.values() if name in t]
+        times += [(span.start_ms, span.end_ms - 1) for use in self.moment.uses for span in use.spans.get(name, ())]
+        return (min(t[0] for t in times), max(t[1] for t in times)) if times else None
 
     def _rejected_parts(self) -> Sequence[str]:
         """Of any time: of the first so many rejected rows of a segment it does not matter in which chunks they came."""
@@ -154,6 +173,7 @@ class FolderViews:
         self._pool, self._reading = pools
         self._manifests = ManifestLog(store, datasource.folder)
         self.versions = TableVersions(store, datasource.folder, ManifestLog(store, datasource.folder))
+        self._files: dict[str, tuple[int, Sequence[FileRef]]] = {}
         self._state = HotState(self._merge)
         self._adopted: dict[int, Adopted] = {}
         self._adopting: asyncio.Task[None] | None = None
@@ -168,9 +188,34 @@ class FolderViews:
 
     async def renew(self) -> None:
         """Forget what was known of the tables' files, and begin from the newest manifest."""
-        self.versions = TableVersions(self._store, self._folder, ManifestLog(self._store, self._folder))
+        self.versions, self._files = (
+            TableVersions(self._store, self._folder, ManifestLog(self._store, self._folder)),
+            {},
+        )
         await self._adopt()
         self._began = -math.inf
+
+    def files_at(self, table: str, number: int) -> Sequence[FileRef]:
+        """In the one thread that looks up files."""
+        versions, files = self.versions, self._files
+        found = versions.files_at(table, number)
+        files[table] = (number, found)  # a renewal meanwhile has begun another dictionary
+        return found
+
+    def files_at_hand(self, table: str, number: int) -> Sequence[FileRef] | None:
+        """What `files_at` last said, if it was asked the same."""
+        at, files = self._files.get(table, (-1, ()))
+        return files if at == number else None
+
+    def at_once(self, datasource: Datasource, staleness_ms: int) -> ReplicaView | None:
+        """The view, if it is young enough. Once half of that time is over the next one is begun, so that few have to wait."""
+        age_ms = (time.monotonic() - self._began) * 1000
+        if self._view is None or age_ms > staleness_ms or self._view.datasource is not datasource:
+            return None
+        if age_ms > staleness_ms * AHEAD_SHARE and (self._running is None or self._running.done()):
+            self._running = asyncio.create_task(self._refresh())
+            self._running.add_done_callback(_note_failure)
+        return self._view
 
     async def fresh(self, datasource: Datasource, staleness_ms: int) -> ReplicaView:
         """A view that began to be taken at most `staleness_ms` before this call, or after it."""
@@ -366,6 +411,13 @@ class HotViews:
             await asyncio.sleep(AFTER_PAUSE_S)
             view = await self._within(views.fresh(datasource, 0), deadline)
         return view
+
+    def at_once(self, datasource: Datasource, staleness_ms: int, after: Position | None) -> View | None:
+        views = self._folders.get(datasource.folder)
+        view = None if views is None else views.at_once(datasource, staleness_ms)
+        if view is None or (after is not None and (after.folder != datasource.folder or _behind(view, after))):
+            return None
+        return replace(view, never_waits=True)
 
     async def renew(self, view: View) -> None:
         await self._folders[view.datasource.folder].renew()

@@ -31,6 +31,7 @@ from rta.events.schemas import (
     TIMESTAMP,
     ColumnType,
     Datasource,
+    Grain,
     MetricSpec,
     MetricType,
     Rollup,
@@ -124,6 +125,24 @@ def merge_partials(parts: Sequence[pl.DataFrame], rollup: Rollup, datasource: Da
     if not tables:
         return to_polars(schema.empty_table())
     return to_polars(merge_tables(tables, rollup, datasource))
+
+
+def coarser_partials(
+    parts: Sequence[pl.DataFrame], rollup: Rollup, grain: Grain, datasource: Datasource
+) -> pl.DataFrame:
+    """Partial rows at a coarser grain: each row moves into the bucket that its own lies in, and rows of one key merge.
+
+    Args:
+        parts: As of `merge_partials`, at any grain that divides the new one.
+        grain: Whose buckets the rows get.
+
+    Raises:
+        CorruptFileError: a sketch can't be read.
+    """
+    step = GRAIN_MS[grain]
+    stamps = pl.col(TIME).dt.epoch("ms")
+    floored = (stamps - stamps % step).cast(pl.Datetime("ms", "UTC")).alias(TIME)
+    return merge_partials([part.with_columns(floored) for part in parts], rollup, datasource)
 
 
 class _Stream:

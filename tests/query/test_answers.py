@@ -13,10 +13,15 @@ import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rta.events.schemas import Grain
 from rta.query.answer import rows_json
-from rta.query.execute import run_rollup
+from rta.query.block import Block, Dictionaries
+from rta.query.ends import ends_ms, fold_ends
+from rta.query.execute import Piece, run_rollup
+from rta.query.plan import Plan, Stock
 from rta.query.raw import run_raw
-from rta.stream.rollups import merge_partials
+from rta.query.time import TIME_MS_MIN
+from rta.stream.rollups import coarser_partials, merge_partials
 from rta.stream.sketches import HLL_RELATIVE_ERROR, KLL_RANK_ERROR
 from tests.query import wikipedia
 
@@ -121,16 +126,14 @@ def questions(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(questions(), st.sampled_from(CUTS), st.booleans())
+@given(questions(), st.sampled_from(CUTS), st.booleans(), st.sets(st.sampled_from([Grain.HOUR, Grain.DAY])))
 def test_an_answer_equals_what_polars_counts_from_the_file(
-    document: dict[str, Any], cuts: tuple[int, ...], merged: bool
+    document: dict[str, Any], cuts: tuple[int, ...], merged: bool, grains: set[Grain]
 ) -> None:
+    """Whatever of the pyramid is there, and however much of the rows it has taken in."""
     range_ms = document.pop("range_ms", None)
-    plan = wikipedia.planned(document)
-    if plan.rollup is not None:
-        answer = run_rollup(plan, _blocks(plan.rollup.name, cuts, merged))
-    else:
-        answer = run_raw(plan, _slices(cuts))
+    plan = wikipedia.planned(document, stock=Stock(derived=_derived(grains)))
+    answer = run_rollup(plan, _pieces(plan, cuts, merged)) if plan.rollup is not None else run_raw(plan, _slices(cuts))
     given_rows = json.loads(rows_json(answer))
     expected = _expected(document, range_ms)
     keys = (["time"] if document["granularity"] != "all" else []) + document["group_by"]
@@ -169,6 +172,39 @@ def test_the_drawn_questions_reach_every_table() -> None:
     ]
     tables = [wikipedia.planned(d).table for d in documents]
     assert tables == ["rollup_daily_day", "rollup_hourly_hour", "rollup_edits_minute", "events"]
+
+
+def _derived(grains: set[Grain]) -> dict[str, int]:
+    return {r.table_of(g): TIME_MS_MIN for r in wikipedia.datasource().rollups for g in r.coarser if g in grains}
+
+
+def _pieces(plan: Plan, cuts: tuple[int, ...], merged: bool) -> list[Piece]:
+    """What each part of the plan reads; derived tables have taken in all cuts but the last."""
+    assert plan.rollup is not None
+    dictionaries = Dictionaries()
+    pieces: list[Piece] = []
+    for part in plan.parts:
+        if part.grain is None:
+            continue
+        blocks = _blocks(plan.rollup.name, cuts, merged)
+        if part.grain is not plan.rollup.granularity:
+            blocks = [_floored(plan.rollup.name, cuts, part.grain), *(blocks[-1:] if cuts and not merged else [])]
+            if merged and cuts:
+                blocks = [_floored(plan.rollup.name, (), part.grain)]
+        pieces += [Piece(Block(b, dictionaries), part.start_ms, part.end_ms) for b in blocks]
+    if plan.ends:
+        rows = pl.DataFrame(fold_ends(plan, _slices(cuts)))
+        pieces.append(Piece(Block(rows, dictionaries), *ends_ms(plan)))
+    return pieces
+
+
+@lru_cache(maxsize=64)
+def _floored(rollup: str, cuts: tuple[int, ...], grain: Grain) -> pl.DataFrame:
+    """All cuts but the last (the only one counts), at a coarser grain."""
+    spec = wikipedia.datasource().rollup(rollup)
+    assert spec is not None
+    blocks = _blocks(rollup, cuts, merged=False)
+    return coarser_partials(blocks[:-1] or blocks, spec, grain, wikipedia.datasource())
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import pytest
 from rta.errors import InvalidQueryError
 from rta.events.schemas import Grain, Retention
 from rta.query.parse import parse_query
-from rta.query.planner import Plan, explain, plan
+from rta.query.planner import Plan, Stock, explain, plan
 from tests.query import wikipedia
 from tests.query.wikipedia import NOW_MS, planned
 
@@ -35,13 +35,18 @@ def asked(**more: Any) -> Plan:
         ({"filters": {"isRobot": True}}, "rollup_hourly_hour"),
         ({"where": {"not": {"field": "countryName", "op": "is_null"}}}, "rollup_edits_minute"),
         ({"filters": {"user": "A"}}, "events"),
-        ({"where": {"field": "time", "op": "gt", "value": 0}}, "events"),
+        ({"where": {"field": "time", "op": "gt", "value": 0}}, "rollup_hourly_hour"),
+        ({"where": {"not": {"field": "time", "op": "gt", "value": 0}}}, "events"),
         ({"group_by": ["page"]}, "events"),
         ({"group_by": ["some.thing"]}, "events"),
         ({"time_range": "2015-09-12T00:00:00Z/2015-09-13T00:00:00Z"}, "rollup_daily_day"),
         ({"time_range": "2015-09-12T01:00:00Z/2015-09-13T00:00:00Z"}, "rollup_hourly_hour"),
         ({"time_range": "2015-09-12T01:00:00Z/2015-09-12T02:01:00Z"}, "rollup_edits_minute"),
-        ({"time_range": "2015-09-12T01:00:00.001Z/2015-09-13T00:00:00Z"}, "events"),
+        ({"time_range": "2015-09-12T01:00:00.001Z/2015-09-13T00:00:00Z"}, "rollup_edits_minute"),
+        ({"time_range": "2015-09-12T01:00:30Z/2015-09-12T01:02:00Z"}, "rollup_edits_minute"),
+        ({"time_range": "2015-09-12T01:00:01Z/2015-09-12T01:02:00Z"}, "rollup_edits_minute"),
+        ({"time_range": "2015-09-12T01:00:30Z/2015-09-12T01:02:30Z"}, "rollup_edits_minute"),
+        ({"time_range": "2015-09-12T01:00:29Z/2015-09-12T01:01:59Z"}, "events"),
         ({"time_range": "last 15m"}, "rollup_edits_minute"),
         ({"time_range": "today"}, "rollup_daily_day"),
         ({"metrics": [{"type": "sum", "field": "added"}]}, "rollup_daily_day"),
@@ -70,7 +75,7 @@ def test_a_rollup_does_not_answer_for_what_it_has_forgotten() -> None:
     source = msgspec.structs.replace(wikipedia.datasource(), retention=retention)
     query = parse_query({"datasource": "wikipedia", "metrics": [COUNT], "time_range": "last 60d"})
     assert plan(query, source, NOW_MS).table == "events"
-    assert plan(query, source, NOW_MS, oldest_ms=NOW_MS - 29 * DAY_MS).table == "rollup_edits_minute"
+    assert plan(query, source, NOW_MS, Stock(oldest_ms=NOW_MS - 29 * DAY_MS)).table == "rollup_edits_minute"
     recent = parse_query({"datasource": "wikipedia", "metrics": [COUNT], "time_range": "last 20d"})
     assert plan(recent, source, NOW_MS).table == "rollup_edits_minute"
 

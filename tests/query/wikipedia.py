@@ -27,7 +27,7 @@ from rta.events.schemas import (
     Rollup,
 )
 from rta.query.parse import parse_query
-from rta.query.planner import Plan, plan
+from rta.query.planner import Plan, Stock, plan
 from rta.stream.rollups import finest_partials
 
 DEMO = Path(next(iter(rta.__path__))) / "demo"
@@ -103,5 +103,5 @@ def partials(rows: pa.Table, rollup: str) -> pl.DataFrame:
     return finest_partials(rows, spec, datasource())
 
 
-def planned(document: dict[str, Any], now_ms: int = NOW_MS) -> Plan:
-    return plan(parse_query({"datasource": "wikipedia", **document}), datasource(), now_ms)
+def planned(document: dict[str, Any], now_ms: int = NOW_MS, stock: Stock | None = None) -> Plan:
+    return plan(parse_query({"datasource": "wikipedia", **document}), datasource(), now_ms, stock)

@@ -49,12 +49,14 @@ class FixedView:
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]
 
-    def parts(self, table: str, start_ms: int, end_ms: int) -> list[str]:
+    def hot_times(self, table: str) -> tuple[int, int] | None:
         rollup = next((r.name for r in self.datasource.rollups if r.table == table), None)
         if rollup is not None:
-            times = times_of_frame(wikipedia.partials(self.hot, rollup))
-        else:
-            times = times_of_rows({"events": self.hot, "rejected": self.rejected}[table])
+            return times_of_frame(wikipedia.partials(self.hot, rollup))
+        return times_of_rows({"events": self.hot, "rejected": self.rejected}[table])
+
+    def parts(self, table: str, start_ms: int, end_ms: int) -> list[str]:
+        times = self.hot_times(table)
         return [f"hot {self.position}"] if within(times, start_ms, end_ms) else []
 
     async def rows(self, table: str) -> pa.Table:
@@ -76,6 +78,9 @@ class World:
         self.asked.append((staleness_ms, after))
         return self.view
 
+    def at_once(self, datasource: Datasource, staleness_ms: int, after: Position | None) -> View | None:
+        return self.view
+
     async def renew(self, view: View) -> None:
         self.renewed += 1
         if self.later:
@@ -85,6 +90,9 @@ class World:
         if name != self.view.datasource.name:
             raise NotFoundError(f"no datasource '{name}'", f"did you mean '{self.view.datasource.name}'?")
         return self.view.datasource
+
+    def at_hand(self, name: str) -> Datasource | None:
+        return self.view.datasource if name == self.view.datasource.name else None
 
     async def all(self) -> list[Datasource]:
         return [self.view.datasource]

@@ -71,7 +71,13 @@ async def test_a_series_with_filters_and_post_aggregators(client: PyDruid) -> No
 
 async def test_the_top_pages(client: PyDruid) -> None:
     found = await asked(
-        client.topn, granularity="all", intervals=DAY, aggregations={"count": count("count")}, dimension="page", metric="count", threshold=2
+        client.topn,
+        granularity="all",
+        intervals=DAY,
+        aggregations={"count": count("count")},
+        dimension="page",
+        metric="count",
+        threshold=2,
     )
     assert found[0]["result"][0] == {"page": "Wikipedia:Vandalismusmeldung", "count": 33}
 
@@ -104,10 +110,19 @@ async def test_rows_times_columns_and_subqueries(client: PyDruid) -> None:
     (segment,) = await asked(client.segment_metadata, intervals=DAY)
     assert segment["columns"]["added"]["type"] == "LONG"
     inner = client.sub_query(
-        datasource="wikipedia", granularity="all", intervals=DAY, dimensions=["channel"], aggregations={"rows": count("rows")}
+        datasource="wikipedia",
+        granularity="all",
+        intervals=DAY,
+        dimensions=["channel"],
+        aggregations={"rows": count("rows")},
     )
     outer = await asked(
-        client.groupby, datasource=inner, granularity="all", intervals=DAY, dimensions=[], aggregations={"most": longmax("rows"), "n": count("n")}
+        client.groupby,
+        datasource=inner,
+        granularity="all",
+        intervals=DAY,
+        dimensions=[],
+        aggregations={"most": longmax("rows"), "n": count("n")},
     )
     assert outer[0]["event"] == {"most": 11_549, "n": 51}
 

@@ -1,0 +1,1 @@
+"""One file of before → after pairs per rule of the planner."""
