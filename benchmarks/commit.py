@@ -181,7 +181,7 @@ def bench_large_table(store: LocalStore, datasource: Datasource, files: int = 10
         for n in range(files)
     ]
     shape = definition(log.state, datasource.raw_schema(), "events", START_MS)
-    log.commit(lambda _: NewCommit("WRITE", START_MS, txn=(folder, 1), add=tuple(refs), definition=shape))
+    log.commit(lambda _: NewCommit("WRITE", START_MS, txns=((folder, 1),), add=tuple(refs), definition=shape))
     log.write_checkpoint(START_MS)
     one = [msgspec.structs.replace(refs[0], path=f"date=2026-01-01/agg-0-2-{n}-0.parquet") for n in range(30)]
     spread(

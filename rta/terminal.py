@@ -66,6 +66,9 @@ def show_status(document: Mapping[str, Any], ledgers: Mapping[str, Mapping[str, 
             }
         )
     show_rows(datasources)
+    filling = _filling(document.get("datasources", {}))
+    if filling:
+        show_rows(filling)
     actors = document.get("actors", {})
     shown = ("alive", "pid", "events_per_s", "restarts", "reason", "reloads", "last_reload")
     show_rows([{"actor": name, **{key: row.get(key) for key in shown}} for name, row in actors.items()])
@@ -75,6 +78,23 @@ def show_status(document: Mapping[str, Any], ledgers: Mapping[str, Mapping[str, 
     for name, ledger in ledgers.items():
         if ledger.get("pending_gaps"):
             note(lost_range(name, ledger["pending_gaps"]))
+
+
+def _filling(datasources: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rollups that were added later and are not complete."""
+    return [
+        {
+            "filling": f"{name}.{rollup}",
+            "done": f"{fill['done']:.1%}",
+            "complete from": moment(fill["complete_from_ms"]),
+            "raw events read": fill.get("rows"),
+            "of": fill.get("rows_total"),
+            "note": fill.get("failure") or ("no raw events to fill it from" if fill["partial"] else None),
+        }
+        for name, row in datasources.items()
+        for rollup, fill in row.get("filling", {}).items()
+        if fill["done"] < 1 or fill["partial"]
+    ]
 
 
 def _shared(sharing: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -302,6 +302,7 @@ class Coordinator:
             "events_committed": 0 if newest is None else sum(e.folded - e.buffered for e in newest.partitions),
             "events_folded": 0 if newest is None else sum(e.folded for e in newest.partitions),
             "watermark_ms": combine(marks, live["idle"], datasource.partitions, before_ms),
+            "filling": self._housekeeper.filling(datasource.folder),
             **live,
         }
 

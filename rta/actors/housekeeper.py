@@ -1,9 +1,10 @@
 """The coordinator's slow work, one datasource after the other in a thread of its own.
 
 Per datasource and round: roll the Delta tables forward, audit what the manifests committed, a bounded piece of compaction,
-retention and sweep, and trim the log below the newest manifest read back from the store (protocol.md, rule 15). Nothing
-here is on the way of an event, and no failure here deletes anything: it is noted in the status and tried again. Whoever
-finds that a newer coordinator has put a manifest does nothing any more.
+retention and sweep, trim the log below the newest manifest read back from the store (protocol.md, rule 15), and a
+step of filling a rollup that was added, with pauses so that it takes a third of a core at most. Nothing here is on the
+way of an event, and no failure here deletes anything: it is noted in the status and tried again. Whoever finds that a
+newer coordinator has put a manifest does nothing any more.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from rta.events.schemas import Datasource
 from rta.log.base import LogAdmin
 from rta.store.audit import Audit
 from rta.store.catalog import Catalog, Dropped
+from rta.store.commit import redefined
+from rta.store.fill import Fills
 from rta.store.maintain import Maintenance, MaintenancePlan, drop_datasource, removal
 from rta.store.manifests import ManifestLog
 from rta.store.model import Manifest
@@ -37,6 +40,12 @@ PROJECT_S = 5.0
 """The Delta tables follow the manifests at most this late, many manifests in one commit when there are many."""
 PROJECT_MANIFESTS = 20
 PIECES_MAX = 8
+REDEFINE_S = 5.0
+"""So long the aggregators have to hand over an epoch of a new definition before an empty manifest says that it holds."""
+FILL_REST = 2.0
+"""A step of a fill is followed by a pause of so many times its length: what comes in goes first."""
+FILL_FAILED_S = 30.0
+"""After a step that failed."""
 VIEW_HELD_MS = 30_000
 """Longest that a replica may answer from one view without a refresh."""
 
@@ -50,6 +59,10 @@ class _House:
     projection: DeltaProjection
     maintenance: Maintenance
     audit: Audit
+    fills: Fills
+    fill_at: float = 0.0
+    fill_failure: str | None = None
+    redefined_at: float | None = None
     projected: int = -1
     projected_at: float = 0.0
     trimmed: dict[int, int] = field(default_factory=dict)
@@ -98,6 +111,8 @@ class Housekeeper:
                     known.projection.redefine(datasource)
                     known.maintenance.redefine(datasource)
                     known.audit.redefine(datasource)
+                    known.fills.redefine(datasource)
+                    known.redefined_at = time.monotonic()
                 houses[datasource.folder] = known
             self._houses = houses
             self._dropped = list(dropped)
@@ -110,7 +125,8 @@ class Housekeeper:
         plan = MaintenancePlan(grace_ms=self._grace_ms)
         maintenance = Maintenance(self._store, datasource, projection, self._ownership.generation, plan)
         audit = Audit(self._store, datasource)
-        return _House(datasource, manifests, projection, maintenance, audit)
+        fills = Fills(self._store, datasource, self._ownership.generation)
+        return _House(datasource, manifests, projection, maintenance, audit, fills)
 
     def _run(self) -> None:
         log = self._open_log()
@@ -153,18 +169,54 @@ class Housekeeper:
             self._crash.reach(BEFORE_PROJECTION)
             house.projection.advance(house.manifests, newest.number, now_ms)
             house.projected, house.projected_at = newest.number, time.monotonic()
-        if not last:
-            covered = min(house.projected, house.audit.through)
+        # Of a newer definition than this round knows there may be rollups whose history must not be compacted yet.
+        known = newest.definition_version <= house.datasource.version
+        if not last and known:
+            house.fills.begin(house.manifests, house.projection.log)
+            covered = min(house.projected, house.audit.through, newest.number)
             self._maintain(house, now_ms, covered)
         self._trim(house, newest, log)
+        if not last and known:
+            self._redefine(house, newest, now_ms)
+            self._fill(house)
 
     def _maintain(self, house: _House, now_ms: int, covered: int) -> None:
         """As many bounded pieces as are due, up to a limit, so that the other datasources get their turn."""
         for _ in range(PIECES_MAX):
-            report = house.maintenance.step(now_ms, self._ownership.current, covered)
+            report = house.maintenance.step(now_ms, self._ownership.current, covered, house.fills.pinned())
             if report.kind == "idle" or self._stop.is_set():
                 return
             house.report = {**house.report, f"last_{report.kind}": msgspec.to_builtins(report)}
+
+    def _redefine(self, house: _House, newest: Manifest, now_ms: int) -> None:
+        """Where nothing comes in, no part of the new version comes either: an empty manifest stands for it."""
+        awaited = max([house.fills.awaited_version, *house.datasource.gone_tables.values()])
+        if newest.definition_version >= awaited:
+            return
+        if house.redefined_at is None:
+            house.redefined_at = time.monotonic()
+        if time.monotonic() - house.redefined_at >= REDEFINE_S:
+            house.redefined_at = time.monotonic()
+            version = house.datasource.version
+            house.manifests.put(redefined(newest, version, self._ownership.generation, now_ms))
+
+    def _fill(self, house: _House) -> None:
+        """The next step of a rollup that is filled from history, when it is due. What fails holds up nothing else."""
+        began = time.monotonic()
+        if began < house.fill_at or self._stop.is_set():
+            return
+        try:
+            worked = house.fills.step(house.projection.log)
+            house.fill_failure = None
+        except RtaError as error:
+            if house.fill_failure != error.message:
+                logger.error("filling a rollup of %s: %s", house.datasource.name, error)
+            house.fill_failure = error.message
+            house.fill_at = time.monotonic() + FILL_FAILED_S
+            return
+        if worked is not None:
+            took = time.monotonic() - began
+            house.fill_at = time.monotonic() + FILL_REST * took
 
     @staticmethod
     def _trim(house: _House, newest: Manifest, log: LogAdmin) -> None:
@@ -197,9 +249,20 @@ class Housekeeper:
 
     def status(self) -> dict[str, Any]:
         return {
-            house.datasource.name: {"projected": house.projected, "failure": house.failure, **house.report}
+            house.datasource.name: {
+                "projected": house.projected,
+                "failure": house.failure,
+                **house.report,
+            }
             for house in self._houses.values()
         }
+
+    def filling(self, folder: str) -> dict[str, dict[str, Any]]:
+        """How far the rollups are that were added later, by name."""
+        house = self._houses.get(folder)
+        if house is None:
+            return {}
+        return {name: {**fill, "failure": house.fill_failure} for name, fill in house.fills.status().items()}
 
     def ledger(
         self, datasource: Datasource, time_range_ms: tuple[int, int] | None, log_ends: Mapping[int, int]

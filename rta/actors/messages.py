@@ -58,6 +58,8 @@ class HotDelta(msgspec.Struct, frozen=True, kw_only=True):
     reached: dict[int, int]
     segments: tuple[SegmentDelta, ...]
     caught_up: bool
+    version: int = 0
+    """Of the definition that the load folds with."""
 
 
 class RowsRequest(msgspec.Struct, frozen=True, array_like=True):

@@ -396,6 +396,7 @@ class Shard:
             reached=life.segments.reached,
             segments=life.segments.since(cursor if same else None),
             caught_up=self._caught_up,
+            version=self.spec.datasource.version,
         )
 
     def rows(self, load: str, requests: Sequence[RowsRequest]) -> bytes:

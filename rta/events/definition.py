@@ -112,12 +112,13 @@ def parse_datasource(document: Mapping[str, Any], *, incarnation: str, version: 
 
 
 def check_change(old: Datasource, new: Datasource) -> None:
-    """Refuse a change of a definition that would make stored data wrong. Adding columns and rollups is always fine.
+    """Refuse a change of a definition that would make stored data wrong. Adding columns and rollups is always fine, as is
+    removing rollups.
 
     Raises:
         ConflictError: a column's type, path or requirement of an older file, the time, key, id, the number of
-            partitions or an existing rollup would become something else, a column or rollup would go away, or raw events
-            would be kept from now on only.
+            partitions or an existing rollup would become something else, a column would go away, or raw events would be
+            kept from now on only.
     """
     for what, before, after in (
         ("name", old.name, new.name),
@@ -142,8 +143,31 @@ def check_change(old: Datasource, new: Datasource) -> None:
             raise _changed(old, f"path of column '{column.name}'", ".".join(column.path), ".".join(now.path))
     for rollup in old.rollups:
         later = new.rollup(rollup.name)
-        if later != rollup:
-            raise _changed(old, f"rollup '{rollup.name}'", "one shape", "another" if later else "nothing")
+        if later is not None:
+            check_same_shape(old, rollup, later)
+
+
+def check_same_shape(old: Datasource, before: Rollup, after: Rollup) -> None:
+    """A name stands for one shape for good, so that stored rows and rows under way of one name always fit together.
+
+    Raises ConflictError naming what differs.
+    """
+    for what, was, becomes in (
+        ("granularity", before.granularity, after.granularity),
+        ("dimensions", ", ".join(before.dimensions), ", ".join(after.dimensions)),
+        ("metrics", _metrics_text(before), _metrics_text(after)),
+    ):
+        if was != becomes:
+            raise ConflictError(
+                f"changing the datasource '{old.name}': the {what} of rollup '{before.name}' would go from '{was}' to "
+                f"'{becomes}', and what is stored under that name has the shape of before",
+                f"add the new shape under a name of its own, such as '{before.name}_2', which is filled from history, and "
+                f"leave '{before.name}' out once it is",
+            )
+
+
+def _metrics_text(rollup: Rollup) -> str:
+    return ", ".join(f"{m.name} = {m.type}({m.field or ''})" for m in rollup.metrics)
 
 
 def _changed(old: Datasource, what: str, before: object, after: object) -> ConflictError:
@@ -320,7 +344,7 @@ def _stored_names(metric: MetricSpec) -> list[str]:
     match metric.type:
         case MetricType.SUM:
             return [metric.name, metric.n]
-        case MetricType.QUANTILE | MetricType.UNIQUE | MetricType.TOP:
+        case MetricType.QUANTILE | MetricType.UNIQUE | MetricType.TOP | MetricType.THETA:
             return [metric.name, metric.items, metric.sketch]
         case _:
             return [metric.name]
@@ -350,7 +374,7 @@ def _check_rollup(rollup: Rollup, columns: Mapping[str, Column]) -> None:
                 f"{where}: the metric '{metric.name}' is a {metric.type} of '{column.name}', which is {column.type}",
                 "use a long or double column",
             )
-        if metric.type in {MetricType.UNIQUE, MetricType.TOP} and column.type not in _SCALAR:
+        if metric.type in {MetricType.UNIQUE, MetricType.TOP, MetricType.THETA} and column.type not in _SCALAR:
             raise InvalidDatasourceError(
                 f"{where}: the metric '{metric.name}' is a {metric.type} of '{column.name}', which is {column.type}",
                 "use a column with one value",

@@ -39,7 +39,7 @@ COLUMNS_MAX = 1000
 ROLLUPS_MAX = 32
 DIMENSIONS_MAX = 32
 ITEMS_MAX = 1024
-"""Plain items a quantile or uniques row keeps before it becomes a sketch."""
+"""Plain items a quantile, uniques or theta row keeps before it becomes a sketch."""
 TIMESTAMP = pa.timestamp("ms", tz="UTC")
 EVENTS = "events"
 """The table of raw events, and `REJECTED` of rejected ones: of single rows, not of buckets."""
@@ -91,6 +91,7 @@ class MetricType(StrEnum):
     QUANTILE = "quantile"
     UNIQUE = "unique_count"
     TOP = "top"
+    THETA = "theta"
 
 
 class Grain(StrEnum):
@@ -126,7 +127,7 @@ class MetricSpec(msgspec.Struct, frozen=True):
 
     @property
     def items(self) -> str:
-        """Column of the plain items: list<double> for quantile, list<int64> hashes for uniques, else list<struct>."""
+        """Column of the plain items: list<double> for quantile, list<int64> hashes for uniques and theta, else list<struct>."""
         return f"{self.name}__items"
 
     @property
@@ -135,13 +136,23 @@ class MetricSpec(msgspec.Struct, frozen=True):
         return f"{self.name}__sketch"
 
 
+UNKNOWN = -1
+
+
 class Rollup(msgspec.Struct, frozen=True):
-    """A pre-aggregated table. `dimensions` are columns' names; one of `metrics` always is a count."""
+    """A pre-aggregated table. `dimensions` are columns' names; one of `metrics` always is a count.
+
+    `since` and `life` are the catalog's: `since` is 0 for a rollup that is as old as its datasource, else the version of
+    the definition that added it (`UNKNOWN` where nobody noted it), when there may have been events already. `life` counts
+    how often the name has been added: one that was removed and comes back begins with an empty table.
+    """
 
     name: str
     granularity: Grain
     dimensions: tuple[str, ...]
     metrics: tuple[MetricSpec, ...]
+    since: int = 0
+    life: int = 1
 
     @property
     def table(self) -> str:
@@ -155,7 +166,12 @@ class Rollup(msgspec.Struct, frozen=True):
 
     def table_of(self, grain: Grain) -> str:
         """The table with this rollup's rows at a grain: its own, or a derived one. All have the same columns."""
-        return f"rollup_{self.name}_{grain}"
+        return f"rollup_{self.name}_{grain}" + (f"_{self.life}" if self.life > 1 else "")
+
+    @property
+    def shape(self) -> Rollup:
+        """What the user wrote of it."""
+        return msgspec.structs.replace(self, since=0, life=1)
 
     @property
     def count(self) -> MetricSpec:
@@ -214,8 +230,8 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None
     columns: tuple[Column, ...]
     rollups: tuple[Rollup, ...] = ()
-    later_rollups: tuple[str, ...] = ()
-    """Names of those that were added when there may have been events already: what came before is not in them."""
+    gone_tables: dict[str, int] = {}
+    """Tables of rollups that were removed, with the version that removed them: no part of it or a later one has their rows."""
     retention: Retention = Retention()
     too_old_ms: int | None = None
     in_the_future_ms: int = 86_400_000
@@ -237,6 +253,11 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
     def topic(self) -> str:
         """What its log is called: another producer's topic, or one of its own."""
         return self.folder if self.source is None else self.source.topic
+
+    @property
+    def later_rollups(self) -> tuple[Rollup, ...]:
+        """Those that were added when there may have been events already."""
+        return tuple(r for r in self.rollups if r.since)
 
     @property
     def has_places(self) -> bool:
@@ -280,7 +301,7 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
                 return [pa.field(metric.name, self._number_of(metric))]
             case MetricType.QUANTILE:
                 item: pa.DataType = pa.float64()
-            case MetricType.UNIQUE:
+            case MetricType.UNIQUE | MetricType.THETA:
                 item = pa.int64()
             case MetricType.TOP:
                 item = pa.struct([pa.field("value", pa.string()), pa.field("count", pa.int64())])

@@ -19,6 +19,7 @@ from rta.events.schemas import Datasource
 from rta.query.model import ALL
 from rta.query.periods import absolute_range, parse_time_range
 from rta.serve import documents
+from rta.serve.filling import ANSWER_ONLY, notes, with_filling
 from rta.serve.http import ConfirmationNeededError, error_answer, wire_document
 from rta.serve.metrics import CONTENT_TYPE, Family, Registry, Series, merge, read_snapshot, render, status_families
 from rta.serve.ports import Control, Definitions
@@ -73,30 +74,34 @@ def _add_datasources(router: APIRouter, definitions: Definitions, control: Contr
     @router.get(
         "/v1/datasources/{name}",
         tags=["datasources"],
-        responses=declared(200, 403, 404, 503, model=documents.DatasourceDocument),
+        responses=declared(200, 403, 404, 503, model=documents.DatasourceAnswer),
     )
     async def get_datasource(name: str) -> Response:
-        """One datasource, as its user wrote it."""
-        return _datasource_answer(await definitions.get(name))
+        """One datasource, as its user wrote it; `filling` says how far rollups are that are being filled from history."""
+        return json_answer(await with_filling(await definitions.get(name), control))
 
     @router.put(
         "/v1/datasources/{name}",
         tags=["datasources"],
-        responses=declared(200, 400, 403, 404, 409, 413, 415, 503, model=documents.DatasourceDocument),
+        responses=declared(200, 400, 403, 404, 409, 413, 415, 503, model=documents.DatasourceAnswer),
         openapi_extra=body_schema(documents.DatasourceDocument),
     )
     async def update_datasource(name: str, request: Request) -> Response:
-        """Change a datasource: columns and rollups can be added; what is stored keeps its meaning.
+        """Change a datasource: columns and rollups can be added, rollups removed; what is stored keeps its meaning.
 
-        An added rollup takes in what comes from now on. Questions are not answered from it, because history is not in it.
+        An added rollup is filled from raw events in the background and used for the times of which it is complete;
+        `notes` says so, or why it can't be.
         """
-        document = await read_document(request)
+        document = {key: value for key, value in (await read_document(request)).items() if key not in ANSWER_ONLY}
         if document.setdefault("name", name) != name:
             raise InvalidDatasourceError(
                 f"the document's name is {str(document['name'])[:64]!r}, the path's is '{name[:64]}'",
                 "a datasource can't be renamed: make the names equal",
             )
-        return _datasource_answer(await definitions.update(name, document))
+        before = await definitions.get(name)
+        updated = await definitions.update(name, document)
+        said = notes(before, updated)
+        return json_answer({**updated.document, "notes": said} if said else updated.document)
 
     @router.delete(
         "/v1/datasources/{name}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -70,10 +71,12 @@ def druid_error(error: RtaError, host: str) -> Response:
     return Response(orjson.dumps(document), status, headers, "application/json")
 
 
-def druid_router(service: DruidService, definitions: Definitions, control: Control) -> APIRouter:
-    """The endpoints, over the service and the ports."""
+def druid_router(
+    service: DruidService, definitions: Definitions, control: Control, cancel_sql: Callable[[str], bool] | None = None
+) -> APIRouter:
+    """The endpoints, over the service and the ports. `cancel_sql` stops a statement of Druid SQL: some clients stop all alike."""
     router = APIRouter(tags=["druid"])
-    _add_queries(router, service)
+    _add_queries(router, service, cancel_sql)
     _add_datasources(router, definitions)
     _add_status(router, control)
     return router
@@ -95,7 +98,7 @@ def _described(ok: str) -> dict[int | str, dict[str, Any]]:
     return described
 
 
-def _add_queries(router: APIRouter, service: DruidService) -> None:
+def _add_queries(router: APIRouter, service: DruidService, cancel_sql: Callable[[str], bool] | None) -> None:
     body = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 
     async def query(request: Request) -> Response:
@@ -108,8 +111,10 @@ def _add_queries(router: APIRouter, service: DruidService) -> None:
             return druid_error(error, request.url.netloc)
 
     async def cancel(query_id: str) -> Response:
-        """Stop a query by the `queryId` of its context."""
+        """Stop a query by the `queryId` of its context, or a statement by its `sqlQueryId`."""
         service.cancel(query_id)
+        if cancel_sql is not None:
+            cancel_sql(query_id)
         return Response(None, 202)
 
     described = _described("The answer, in the form that the query type has in Druid")

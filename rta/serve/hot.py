@@ -88,6 +88,7 @@ class LoadCopy:
     actor: str
     incarnations: dict[int, str]
     arrived: int
+    version: int = 0
     segments: list[Segment] = field(default_factory=list)
     watermarks_ms: dict[int, int | None] = field(default_factory=dict)
     idle: frozenset[int] = frozenset()
@@ -137,7 +138,10 @@ class LoadCopy:
 
 @dataclass(frozen=True, slots=True)
 class SegmentUse:
-    """How much of a segment a view uses; the frames are those of that moment, `spans` the times that its chunks touch."""
+    """How much of a segment a view uses; the frames are those of that moment, `spans` the times that its chunks touch.
+
+    `version` is that of the definition that it was folded with: what a later one added is not in it.
+    """
 
     load: str
     actor: str
@@ -147,6 +151,7 @@ class SegmentUse:
     rejected: int
     partials: Mapping[str, tuple[pl.DataFrame, ...]]
     spans: Mapping[str | None, tuple[Span, ...]]
+    version: int = 0
 
     def part(self, table: str | None, start_ms: int, end_ms: int) -> str | None:
         """Names what the segment holds of a table in a range (`spans.RAW` for raw rows); None when that is nothing."""
@@ -184,7 +189,7 @@ class HotState:
             if not delta.reset:
                 raise InvariantError(f"'{delta.actor}' went on with load '{delta.load}', which is unknown here")
             self._arrivals += 1
-            newest = LoadCopy(delta.load, delta.actor, dict(delta.incarnations), self._arrivals)
+            newest = LoadCopy(delta.load, delta.actor, dict(delta.incarnations), self._arrivals, delta.version)
             self._loads.append(newest)
         newest.apply(delta, self._merge)
 
@@ -289,4 +294,5 @@ def _use(load: LoadCopy, segment: Segment) -> SegmentUse:
         rejected=segment.rejected,
         partials=partials,
         spans=dict(segment.spans),
+        version=load.version,
     )

@@ -205,7 +205,13 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 
-LABELLED = {"datasources": "datasource", "actors": "actor", "partitions": "partition", "tables": "table"}
+LABELLED = {
+    "datasources": "datasource",
+    "actors": "actor",
+    "partitions": "partition",
+    "tables": "table",
+    "filling": "rollup",
+}
 """Keys of the status whose entries become a label instead of a part of the metric's name."""
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import polars as pl
 import pyarrow as pa
 
-from rta.events.schemas import Datasource
+from rta.events.schemas import Datasource, Rollup
 from rta.query.position import Position
 from rta.store.model import FileRef
 
@@ -54,6 +54,13 @@ class View(Protocol):
         """Immutable files of a table ("events", "rejected", `Rollup.table`); paths are relative to the table's folder.
 
         Raises ViewGoneError when the store no longer knows them; a newer view does.
+        """
+        ...
+
+    def filled_from(self, rollup: Rollup) -> int | None:
+        """The event time, in ms, from which on a rollup of the datasource holds everything that the view does.
+
+        None for one that was added later and of which nothing is known yet. To be asked before `files`. Raises as it does.
         """
         ...
 

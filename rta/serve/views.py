@@ -21,7 +21,7 @@ import pyarrow as pa
 from rta.actors.messages import Cursor, HotDelta, RowsRequest
 from rta.errors import BadRequestError, NotFoundError, TimeLimitError, UnavailableError, ViewGoneError
 from rta.events.batch import read_as
-from rta.events.schemas import EVENTS, REJECTED, Datasource
+from rta.events.schemas import EVENTS, REJECTED, UNKNOWN, Datasource, Rollup
 from rta.query.position import Position
 from rta.query.shape import shape_of
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
@@ -46,7 +46,7 @@ AFTER_PAUSE_S = 0.002
 LOOK_S = 0.1
 """How often a newer manifest is looked for while the one that is known still shows everything."""
 
-AHEAD_SHARE = 0.5
+AHEAD_SHARE = 0.6
 """After this share of the staleness that a question allows, the next view is begun beside the answers from this one."""
 
 StateKey = tuple[str, tuple[int, ...], int]
@@ -118,6 +118,20 @@ class ReplicaView:
             return self.owner.files_at(table, self.manifest)
         except NotFoundError as error:
             raise ViewGoneError(f"the files of '{table}' at manifest {self.manifest}: {error}") from error
+
+    def filled_from(self, rollup: Rollup) -> int | None:
+        """In a manifest of an older version its rows are missing, and in segments that were folded with one."""
+        moment = self.moment
+        if rollup.since == 0:
+            return TIME_MS_MIN
+        if rollup.since == UNKNOWN or moment.manifest.definition_version < rollup.since:
+            return None
+        if any(use.version < rollup.since for use in moment.uses):
+            return None
+        try:
+            return self.owner.versions.filled_from(rollup.table, self.manifest)
+        except NotFoundError as error:
+            raise ViewGoneError(f"the files of '{rollup.table}' at manifest {self.manifest}: {error}") from error
 
     def partials(self, rollup: str) -> Sequence[pl.DataFrame]:
         frames = [state.partials[rollup] for state in self.states if rollup in state.partials]

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from rta.errors import ConflictError, CorruptFileError, NotFoundError, UnavailableError
-from rta.events.definition import check_change, parse_datasource
-from rta.events.schemas import Datasource, Source
+from rta.events.definition import check_change, check_same_shape, parse_datasource
+from rta.events.schemas import UNKNOWN, Datasource, Rollup, Source
 from rta.store import layout
 from rta.store.chain import Chain, Outcome
 from rta.store.model import Assignment
@@ -24,16 +24,33 @@ from rta.store.objects import ObjectStore
 ATTEMPTS_MAX = 32
 DROPPED_MAX = 1000
 """Tombstones kept; the oldest purged ones go first."""
+REMOVED_MAX = 256
+"""Removals of rollups that are remembered of a datasource."""
+
+
+class RollupLife(msgspec.Struct, frozen=True):
+    """A rollup that is not as old as its datasource, or was removed: which version added it last, how often, and which
+    removed it (None while it is there)."""
+
+    shape: Rollup
+    since: int
+    life: int = 1
+    removed: int | None = None
+
+    @property
+    def rollup(self) -> Rollup:
+        return msgspec.structs.replace(self.shape, since=self.since, life=self.life)
 
 
 class Definition(msgspec.Struct, frozen=True):
-    """A datasource as it lies in the catalog. `later_rollups` were added after it was made."""
+    """A datasource as it lies in the catalog. `later_rollups` were added after it was made, `lives` says when."""
 
     document: dict[str, Any]
     incarnation: str
     version: int
     partitions: int
     later_rollups: tuple[str, ...] = ()
+    lives: dict[str, RollupLife] = {}
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -138,8 +155,9 @@ class Catalog:
                 return None
             new = parse_datasource(document, incarnation=old.incarnation, version=version, partitions=old.partitions)
             check_change(old, new)
-            later = (*old.later_rollups, *(r.name for r in new.rollups if old.rollup(r.name) is None))
-            definition = Definition(dict(document), old.incarnation, version, old.partitions, later)
+            lives = _lives(old, new, version, state.document.datasources[name].lives)
+            later = tuple(r.name for r in new.rollups if _is_later(old, r.name))
+            definition = Definition(dict(document), old.incarnation, version, old.partitions, later, lives)
             return _with(state, version, {**state.document.datasources, name: definition})
 
         return self.change(change).datasources[name]
@@ -223,6 +241,53 @@ class Catalog:
         raise UnavailableError(f"changing the catalog: {ATTEMPTS_MAX} others were faster", "try again")
 
 
+def _is_later(old: Datasource, name: str) -> bool:
+    known = old.rollup(name)
+    return known is None or known.since != 0
+
+
+def _lives(old: Datasource, new: Datasource, version: int, before: Mapping[str, RollupLife]) -> dict[str, RollupLife]:
+    """What is to be remembered of rollups after a change. Raises ConflictError."""
+    lives = dict(before)
+    for rollup in old.rollups:
+        if new.rollup(rollup.name) is None:
+            lives[rollup.name] = RollupLife(rollup.shape, rollup.since, rollup.life, version)
+    for rollup in new.rollups:
+        if old.rollup(rollup.name) is not None:
+            continue
+        known = lives.get(rollup.name)
+        if known is not None:
+            check_same_shape(old, known.shape, rollup)
+        lives[rollup.name] = RollupLife(rollup.shape, version, 1 if known is None else known.life + 1)
+    removed = sum(len(_gone(life)) for life in lives.values())
+    if removed > REMOVED_MAX:
+        raise ConflictError(
+            f"changing the datasource '{old.name}': rollups would have been removed of it {removed} times, at most "
+            f"{REMOVED_MAX} are remembered",
+            "make a new datasource and fill it from this one",
+        )
+    return lives
+
+
+def _gone(life: RollupLife) -> dict[str, int]:
+    """Tables of the lives that are over, with a version from which on no part has their rows."""
+    last = life.life if life.removed is not None else life.life - 1
+    version = life.since if life.removed is None else life.removed
+    return {msgspec.structs.replace(life.shape, life=k).table: version for k in range(1, last + 1)}
+
+
+def _with_lives(made: Datasource, entry: Definition) -> Datasource:
+    """The datasource with what the catalog knows of its rollups' ages."""
+    rollups = tuple(
+        life.rollup
+        if (life := entry.lives.get(r.name)) is not None
+        else msgspec.structs.replace(r, since=UNKNOWN if r.name in entry.later_rollups else 0)
+        for r in made.rollups
+    )
+    gone = {table: version for life in entry.lives.values() for table, version in _gone(life).items()}
+    return msgspec.structs.replace(made, rollups=rollups, gone_tables=gone)
+
+
 def _with(state: CatalogState, version: int, datasources: dict[str, Definition]) -> CatalogDocument:
     return msgspec.structs.replace(state.document, version=version, datasources=datasources)
 
@@ -241,7 +306,7 @@ def _decode(number: int, content: bytes, known: CatalogState) -> CatalogState:
         made = parse_datasource(
             entry.document, incarnation=entry.incarnation, version=entry.version, partitions=entry.partitions
         )
-        datasources[name] = msgspec.structs.replace(made, later_rollups=entry.later_rollups)
+        datasources[name] = _with_lives(made, entry)
     return CatalogState(document, datasources)
 
 

@@ -297,6 +297,14 @@ def grown(previous: Manifest, states: Mapping[int, PartitionState], coordinator:
     return msgspec.structs.replace(following, partitions=(*following.partitions, *new))
 
 
+def redefined(previous: Manifest, version: int, coordinator: int, now_ms: int) -> Manifest:
+    """The manifest after `previous` from which on no part of an older version of the definitions is taken (rule 7).
+
+    For a datasource that nothing comes into: there the first part of a new version may be long in coming. Raises FencedError.
+    """
+    return msgspec.structs.replace(next_manifest(previous, [], coordinator, now_ms), definition_version=version)
+
+
 def _first(number: int, state: PartitionState) -> PartitionEntry:
     """Nothing of the partition has been folded yet."""
     return PartitionEntry(

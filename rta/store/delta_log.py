@@ -107,7 +107,7 @@ class NewCommit:
 
     operation: str
     now_ms: int
-    txn: tuple[str, int] | None = None
+    txns: tuple[tuple[str, int], ...] = ()
     add: tuple[FileRef, ...] = ()
     remove: tuple[FileRef, ...] = ()
     data_change: bool = True
@@ -151,8 +151,13 @@ class DeltaLog:
         Raises:
             NotFoundError: the log does not reach back that far.
         """
+        txns, files = self.at(app, number)
+        return txns.get(app, -1), files
+
+    def at(self, app: str, number: int) -> tuple[Mapping[str, int], dict[str, FileRef]]:
+        """The same with all app transactions of that version. Raises NotFoundError."""
         if self.state.txns.get(app, -1) <= number:
-            return self.state.txns.get(app, -1), self.state.files
+            return self.state.txns, self.state.files
         files = dict(self.state.files)
         for commit in reversed(self.history):
             for path, before in commit.added.items():
@@ -160,11 +165,10 @@ class DeltaLog:
                 if before is not None:
                     files[path] = before
             files.update(commit.removed)
-            found = commit.txns_before.get(app, -1)
-            if found <= number:
-                return found, files
+            if commit.txns_before.get(app, -1) <= number:
+                return commit.txns_before, files
         if self._load_earlier():
-            return self.files_at(app, number)
+            return self.at(app, number)
         raise NotFoundError(
             f"table '{self.table}' of '{self._folder}' at manifest {number}: its log begins later",
             "take a newer view",
@@ -328,8 +332,8 @@ def encode_commit(new: NewCommit) -> bytes:
     """The lines of a commit file."""
     info = {"timestamp": new.now_ms, "operation": new.operation, "engineInfo": ENGINE, **new.info}
     lines: list[dict[str, Any]] = [{"commitInfo": info}, *new.definition]
-    if new.txn is not None:
-        lines.append({"txn": {"appId": new.txn[0], "version": new.txn[1], "lastUpdated": new.now_ms}})
+    for app, version in new.txns:
+        lines.append({"txn": {"appId": app, "version": version, "lastUpdated": new.now_ms}})
     for file in new.remove:
         action = {
             "path": quote(file.path, safe="/=._-"),

@@ -9,10 +9,11 @@
     <folder>/tables/<table>/date=<day>/<file> Parquet, and `_delta_log` beside the dates
     <folder>/state/<file>  <folder>/runs/<file>
     <folder>/archive/<block>.json.zst         contents of old manifests
+    <folder>/fills/<table>.json               what filling a rollup from history takes
     <folder>/audit.json  sweep.json  projection.json  expired.json  jobs/<id>.json
 
 Files that an aggregator writes are named `<actor>-<generation>-<epoch>-<k>.<ending>`; compaction's begin with
-`compact-`, which no actor may be called.
+`compact-` and those that fill a rollup with `fill-`, which no actor may be called.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ASSIGNMENT = "assignment"
 LEASE = "lease.json"
 IDENTITY = "identity.json"
 COMPACTION = "compact"
+FILL = "fill"
 _WHO = r"(?P<actor>[A-Za-z0-9_.\-]+)-(?P<generation>\d+)-(?P<epoch>\d+)"
 TABLE_FILE = re.compile(_WHO + r"-\d+\.parquet")
 EPOCH_FILE = re.compile(_WHO + r"\.(state|ids)")
@@ -113,6 +115,10 @@ def jobs(folder: str) -> str:
 
 def job(folder: str, name: str) -> str:
     return f"{folder}/jobs/{name}.json"
+
+
+def fill(folder: str, table: str) -> str:
+    return f"{folder}/fills/{table}.json"
 
 
 def document(folder: str, name: str) -> str:

@@ -92,12 +92,15 @@ class Maintenance:
         self._swept_ms: int | None = None
         self._tidied_ms: int | None = None
 
-    def step(self, now_ms: int, assignment: Assignment, covered: int) -> MaintenanceReport:
+    def step(
+        self, now_ms: int, assignment: Assignment, covered: int, pinned: frozenset[str] = frozenset()
+    ) -> MaintenanceReport:
         """Do the most urgent bounded piece of work; "idle" when nothing is due.
 
         Args:
             assignment: The newest.
             covered: Every derived table and the audit have covered the manifests through this one.
+            pinned: Keys that the sweep leaves alone.
 
         Raises:
             CorruptFileError, InvariantError: nothing was changed; the message names what is broken.
@@ -110,7 +113,12 @@ class Maintenance:
             self._plan_round(now_ms)
         while self._pending:
             kind, what = self._pending.pop(0)
-            report = self._do(kind, what, covered, now_ms, assignment)
+            if kind == "sweep":
+                swept = self._sweep.step(what, assignment, now_ms, pinned)
+                if swept.deleted:
+                    return MaintenanceReport("sweep", what, deleted=swept.deleted)
+                continue
+            report = self._do(kind, what, covered, now_ms)
             if report is not None:
                 return report
         return MaintenanceReport()
@@ -122,7 +130,7 @@ class Maintenance:
 
     def tables(self) -> list[str]:
         """Every table that may have files."""
-        return sorted({*self._projection.tables(), REJECTED, SESSIONS})
+        return sorted({*self._projection.tables(), *self._datasource.gone_tables, REJECTED, SESSIONS})
 
     def expired(self) -> dict[str, int]:
         """Rows that retention has removed so far, per table: the ledger's entry."""
@@ -139,15 +147,12 @@ class Maintenance:
             self._pending += [("sweep", area) for area in (*AREAS, *self.tables())]
             self._pending.append(("unfinished", ""))
 
-    def _do(self, kind: str, what: str, covered: int, now_ms: int, assignment: Assignment) -> MaintenanceReport | None:
+    def _do(self, kind: str, what: str, covered: int, now_ms: int) -> MaintenanceReport | None:
         match kind:
             case "expire":
                 return self._expire(what, covered, now_ms)
             case "checkpoint":
                 return self._checkpoint(what, now_ms)
-            case "sweep":
-                swept = self._sweep.step(what, assignment, now_ms)
-                return MaintenanceReport("sweep", what, deleted=swept.deleted) if swept.deleted else None
             case "archive":
                 moved = self._archive()
                 return MaintenanceReport("archive", files_in=moved) if moved else None
@@ -192,12 +197,24 @@ class Maintenance:
         if log.refresh().version < 0:
             return None
         self._count_expired(log)
+        if table in self._datasource.gone_tables:
+            return self._empty(log, covered, now_ms)
         kept_ms = retention_ms(self._datasource, table)
         if kept_ms is None:
             return None
         oldest = datetime.fromtimestamp((now_ms - kept_ms) / 1000, UTC).date().isoformat()
         dated = [file for file in self._covered_files(table, covered) if file.date < oldest]
-        old = [file for file in dated if (file.written_ms or 0) < now_ms - kept_ms][:EXPIRED_FILES_MAX]
+        return self._remove(log, [file for file in dated if (file.written_ms or 0) < now_ms - kept_ms], now_ms)
+
+    def _empty(self, log: DeltaLog, covered: int, now_ms: int) -> MaintenanceReport | None:
+        """Take all files out of the table of a rollup that was removed, once no part with more of them can come."""
+        removed = self._datasource.gone_tables[log.table]
+        if covered < 0 or self._manifests.get(covered).definition_version < removed:
+            return None
+        return self._remove(log, list(log.state.files.values()), now_ms)
+
+    def _remove(self, log: DeltaLog, files: list[FileRef], now_ms: int) -> MaintenanceReport | None:
+        old = files[:EXPIRED_FILES_MAX]
         if not old:
             return None
 
@@ -209,7 +226,7 @@ class Maintenance:
         if not log.commit(build):
             return None
         self._count_expired(log)
-        return MaintenanceReport("expire", table, files_in=len(old), rows=sum(file.rows for file in old))
+        return MaintenanceReport("expire", log.table, files_in=len(old), rows=sum(file.rows for file in old))
 
     def _count_expired(self, log: DeltaLog) -> None:
         """Add what the table's own commits say; each commit once, whatever crashed in between."""

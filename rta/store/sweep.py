@@ -1,10 +1,10 @@
 """The sweep: takes files that nothing has named for longer than any query or view may live (rule 16).
 
 Owns who counts as naming a file: the newest Delta version, the manifests beyond it, the newest manifests' states and
-runs, registered jobs, and an aggregator of the newest assignment that may still offer the part. A file is listed first
-and the names are read afterwards, so that whatever is written in between is safe; it is taken only when it was found
-unnamed for `grace_ms`, of which a small document keeps the beginning across restarts. Only the coordinator that wrote
-the newest manifest sweeps: what a stalled predecessor has in hand can then no longer be put.
+runs, registered jobs, unfinished fills, and an aggregator of the newest assignment that may still offer the part. A file
+is listed first and the names are read afterwards, so that whatever is written in between is safe; it is taken only when
+it was found unnamed for `grace_ms`, of which a small document keeps the beginning across restarts. Only the coordinator
+that wrote the newest manifest sweeps: what a stalled predecessor has in hand can then no longer be put.
 """
 
 from __future__ import annotations
@@ -81,11 +81,12 @@ class Sweep:
         self._grace_ms = grace_ms
         self._memory: _Memory | None = None
 
-    def step(self, area: str, assignment: Assignment, now_ms: int) -> SweepReport:
+    def step(self, area: str, assignment: Assignment, now_ms: int, pinned: frozenset[str] = frozenset()) -> SweepReport:
         """Sweep one area: "state", "runs" or a table's name. Does nothing while somebody else coordinates.
 
         Args:
             assignment: The newest, read after the previous step.
+            pinned: Keys that unfinished work still has to read.
         """
         report = SweepReport(area)
         listed = [info.key for info in self._list(area)]
@@ -96,7 +97,7 @@ class Sweep:
             return report
         memory = self._remembered()
         self._learn(memory, manifests, newest)
-        named = self._named(area, manifests, newest, now_ms)
+        named = self._named(area, manifests, newest, now_ms) | pinned
         before = memory.unnamed.get(area, {})
         unnamed = {
             key: min(before.get(key, now_ms), now_ms)

@@ -137,7 +137,7 @@ class DeltaProjection:
                 return None
             self._check_files(new, checked)
             schema = schema or self._schema_of(table, new)
-            commit = NewCommit("WRITE", now_ms, txn=(self.folder, last), add=new)
+            commit = NewCommit("WRITE", now_ms, txns=((self.folder, last),), add=new)
             return replace(commit, definition=definition(state, schema, layout.table(self.folder, table), now_ms))
 
         return 1 if log.commit(build) else 0

@@ -7,6 +7,7 @@ for the new manifest only. No listing, no Delta library. Reads no data.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -16,6 +17,12 @@ from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 from rta.store.tables import read_floor
 
+FILL_REACH = "rtaFillReach"
+"""Delta app transaction of a table that is filled from history: minus the event time, in ms, from which on it is complete."""
+FILL_DONE = "rtaFillDone"
+"""Likewise, 1 once it has been filled as far as it ever will be."""
+LOOK_S = 1.0
+"""How often a table that is being filled is looked at while there is no new manifest."""
 INDEXED_MAX = 8192
 """Manifests whose files are kept by table."""
 BEYOND_MAX = 64
@@ -42,6 +49,20 @@ class TableVersions:
         self._looked: dict[str, int] = {}
         self._index: OrderedDict[int, dict[str, tuple[FileRef, ...]]] = OrderedDict()
         self._answers: dict[str, _Answer] = {}
+        self._filled_looked: dict[str, float] = {}
+
+    def filled_from(self, table: str, number: int) -> int | None:
+        """The event time, in ms, from which on a rollup that was added later holds everything through manifest `number`.
+
+        Of the files that `files_at` gives afterwards; None as long as nothing is known. Raises NotFoundError as it does.
+        """
+        log = self._log(table, number)
+        if FILL_DONE not in log.state.txns and time.monotonic() - self._filled_looked.get(table, -LOOK_S) >= LOOK_S:
+            self._filled_looked[table] = time.monotonic()
+            log.refresh()
+        txns, _ = log.at(self._folder, number)
+        reach = txns.get(FILL_REACH)
+        return None if reach is None else -reach
 
     def files_at(self, table: str, number: int) -> list[FileRef]:
         """The files that hold exactly the table's rows through manifest `number`.
@@ -64,7 +85,7 @@ class TableVersions:
 
     def forget(self, table: str) -> None:
         """Read the table's log anew next time: after a file of it was not there any more."""
-        for kept in (self._logs, self._floors, self._looked, self._answers):
+        for kept in (self._logs, self._floors, self._looked, self._answers, self._filled_looked):
             kept.pop(table, None)
 
     def _log(self, table: str, number: int) -> DeltaLog:

@@ -11,6 +11,7 @@ from rta.errors import InvalidQueryError
 from rta.events.schemas import Grain, Retention
 from rta.query.parse import parse_query
 from rta.query.planner import Plan, Stock, explain, plan
+from rta.query.time import TIME_MS_MIN
 from tests.query import wikipedia
 from tests.query.wikipedia import NOW_MS, planned
 
@@ -134,9 +135,44 @@ def test_what_the_datasource_does_not_have_is_refused(document: dict[str, Any], 
     assert caught.value.hint
 
 
-def test_a_rollup_that_was_added_later_is_not_used() -> None:
-    first = asked()
-    later = msgspec.structs.replace(first.datasource, later_rollups=("daily",))
-    found = plan(first.query, later, NOW_MS)
-    assert (first.table, found.table) == ("rollup_daily_day", "rollup_hourly_hour")
-    assert "added after" in next(c.reason for c in found.considered if c.table == "rollup_daily_day")
+FIRST_DAY = 1_442_016_000_000
+"""2015-09-12."""
+
+
+def added_later(filled: dict[str, int | None], since: int = 5, raw: bool = True, **more: Any) -> Plan:
+    """The daily rollup was added with version `since`."""
+    first = asked(**more)
+    rollups = tuple(
+        msgspec.structs.replace(r, since=since if r.name == "daily" else 0) for r in first.datasource.rollups
+    )
+    if not raw:
+        rollups = tuple(r for r in rollups if r.name == "daily")
+    kept = first.datasource.retention if raw else msgspec.structs.replace(first.datasource.retention, events_ms=None)
+    later = msgspec.structs.replace(first.datasource, rollups=rollups, retention=kept)
+    return plan(first.query, later, NOW_MS, Stock(filled=filled))
+
+
+@pytest.mark.parametrize(
+    ("filled", "since", "table", "said"),
+    [
+        ({}, 5, "rollup_hourly_hour", "nothing is known to be complete"),
+        ({"daily": None}, 5, "rollup_hourly_hour", "nothing is known to be complete"),
+        ({"daily": FIRST_DAY + DAY_MS}, 5, "rollup_hourly_hour", "complete from 2015-09-13T00:00:00.000Z on so far"),
+        ({"daily": FIRST_DAY}, 5, "rollup_daily_day", ""),
+        ({"daily": TIME_MS_MIN}, 5, "rollup_daily_day", ""),
+        ({"daily": TIME_MS_MIN}, -1, "rollup_hourly_hour", "remove it and add it again"),
+    ],
+)
+def test_a_rollup_that_was_added_later_answers_for_what_is_filled(
+    filled: dict[str, int | None], since: int, table: str, said: str
+) -> None:
+    found = added_later(filled, since, time_range="2015-09-12T00:00:00Z/2015-09-13T00:00:00Z")
+    assert found.table == table
+    assert said in next(c.reason for c in found.considered if c.table == "rollup_daily_day")
+
+
+def test_without_raw_events_a_question_before_it_says_so() -> None:
+    with pytest.raises(InvalidQueryError, match="complete from 2015-09-13T00:00:00\\.000Z on: there are no raw events"):
+        added_later({"daily": FIRST_DAY + DAY_MS}, raw=False, time_range="2015-09-12T00:00:00Z/2015-09-13T00:00:00Z")
+    later = "2015-09-13T00:00:00Z/2015-09-14T00:00:00Z"
+    assert added_later({"daily": FIRST_DAY + DAY_MS}, raw=False, time_range=later).table == "rollup_daily_day"

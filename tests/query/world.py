@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from rta.errors import NotFoundError
-from rta.events.schemas import REJECTED_SCHEMA, TIME, Datasource
+from rta.events.schemas import REJECTED_SCHEMA, TIME, Datasource, Rollup
 from rta.query.position import Position
 from rta.serve.ports import View
 from rta.serve.spans import times_of_frame, times_of_rows, within
@@ -45,6 +45,11 @@ class FixedView:
 
     def files(self, table: str) -> Sequence[FileRef]:
         return self.by_table.get(table, [])
+
+    filled: dict[str, int | None] = field(default_factory=dict)
+
+    def filled_from(self, rollup: Rollup) -> int | None:
+        return self.filled.get(rollup.name)
 
     def partials(self, rollup: str) -> list[pl.DataFrame]:
         return [wikipedia.partials(self.hot, rollup)]
@@ -124,6 +129,10 @@ def build_world(folder: Path, cuts: Sequence[int] = (15_000, 30_000)) -> World:
 
 
 def write(store: LocalStore, table: str, rows: pa.Table, number: int) -> FileRef:
+    return write_to(store, wikipedia.datasource(), table, rows, number)
+
+
+def write_to(store: LocalStore, source: Datasource, table: str, rows: pa.Table, number: int) -> FileRef:
     times = rows.column(TIME).cast(pa.int64()).to_numpy()
     write = TableWrite(table, "2015-09-12", rows, int(times.min()), int(times.max()))
-    return write_table_file(store, wikipedia.datasource().folder, write, f"test-1-{number}-0.parquet")
+    return write_table_file(store, source.folder, write, f"test-1-{number}-0.parquet")

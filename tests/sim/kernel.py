@@ -24,7 +24,7 @@ from typing import Any
 
 from rta.actors import aggregator, commit_queue, committer, coordinator, housekeeper, ownership, shard, watch
 from rta.serve import views
-from rta.store import compact, jobs
+from rta.store import compact, fill, jobs, versions
 from rta.store.model import Part
 
 THREADED: tuple[ModuleType, ...] = (
@@ -359,6 +359,9 @@ def installed(sim: Kernel) -> Iterator[Kernel]:
         (committer, "_Ticket", Ticket),
         (compact, "time", _TIME),
         (compact, "uuid", _UUID),
+        (fill, "time", _TIME),
+        (fill, "uuid", _UUID),
+        (versions, "time", _TIME),
         (jobs, "uuid", _UUID),
     ]
     there = [(module, name, value, vars(module)[name]) for module, name, value in wanted if name in vars(module)]

@@ -24,6 +24,7 @@ class Event(NamedTuple):
     key: str
     id: str
     value: int
+    time_ms: int
 
     @property
     def who(self) -> str:
@@ -52,7 +53,7 @@ class _Partition:
     """Totals below each offset, and what each record added."""
 
     totals: list[Total] = field(default_factory=lambda: [ZERO])
-    counted: list[list[str]] = field(default_factory=list)
+    counted: list[list[Event]] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
 
 
@@ -81,9 +82,15 @@ class Oracle:
         """Who is counted below the offsets, and how often."""
         found: Counter[str] = Counter()
         for number, offset in offsets.items():
-            for who in self._through(number, offset).counted[:offset]:
-                found.update(who)
+            for events in self._through(number, offset).counted[:offset]:
+                found.update(event.who for event in events)
         return found
+
+    def recent(self, offsets: Mapping[int, int], from_ms: int) -> Total:
+        """What the events of a time or a later one come to."""
+        counted = [es for number, offset in offsets.items() for es in self._through(number, offset).counted[:offset]]
+        values = [event.value for events in counted for event in events if event.time_ms >= from_ms]
+        return Total(len(values), sum(values))
 
     def _through(self, number: int, offset: int) -> _Partition:
         mine = self._partitions[number]
@@ -98,7 +105,7 @@ class Oracle:
                 if step - mine.steps.get(event.who, -1_000_000_000) > STEPS:
                     mine.steps[event.who] = step
                     new.append(event)
-            mine.counted.append([event.who for event in new])
+            mine.counted.append(new)
             mine.totals.append(mine.totals[-1] + Total(len(new), sum(event.value for event in new)))
         return mine
 

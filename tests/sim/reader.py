@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from rta.actors.messages import Cursor, HotDelta, RowsRequest
 from rta.errors import CorruptFileError, NotFoundError, UnavailableError, ViewGoneError
-from rta.events.schemas import EVENTS
+from rta.events.schemas import EVENTS, TIME
 from rta.serve.views import FolderViews, Pools, ReplicaView
 from rta.store.catalog import Catalog
 from rta.store.model import FileRef
@@ -86,6 +86,13 @@ class Contents:
         elif not store.exists(f"{self._world.folder}/tables/{file.table}/{file.path}"):
             raise CorruptFileError(f"'{file.path}' is not there")
         return found
+
+    def recent(self, store: SimStore, file: FileRef, from_ms: int) -> Total:
+        """The same of the buckets of a time or a later one."""
+        if file.time_min_ms >= from_ms or file.time_max_ms < from_ms:
+            return self.total(store, file) if file.time_min_ms >= from_ms else ZERO
+        rows = read_one(store, self._world.folder, file)
+        return total_of(rows.filter(pc.greater_equal(rows.column(TIME).cast(pa.int64()), from_ms)))
 
     def ids(self, store: SimStore, file: FileRef) -> Counter[str]:
         found = self._ids.get(file.path)
@@ -181,6 +188,7 @@ class Replica:
         where = f"the answer at manifest {view.manifest}, offsets {sorted(offsets.items())}"
         try:
             agree(where, self._total(view), self._world.oracle.prefix(offsets))
+            self._check_later(view, offsets)
             if self.answers % NAMED_EVERY == 0:
                 self._contents.names.rollup(view)
             if sim.rng.random() < RAW_SHARE:
@@ -189,6 +197,20 @@ class Replica:
             if sim.now_ms - self._read_ms[view.manifest] <= PROTECTED_MS:
                 raise ViolationError(f"swept: {where} can't be given: {error}") from error
             raise ViewGoneError(str(error)) from error
+
+    def _check_later(self, view: ReplicaView, offsets: Mapping[int, int]) -> None:
+        """A rollup that was added has everything from when on it says; the whole of it can be asked once it is filled."""
+        rollup = view.datasource.rollup(shop.LATER)
+        from_ms = None if rollup is None else view.filled_from(rollup)
+        if rollup is None or from_ms is None:
+            return
+        found = ZERO
+        for frame in view.partials(rollup.name):
+            found += frame_total(frame.filter(pl.col(TIME).dt.epoch("ms") >= from_ms))
+        for file in view.files(rollup.table):
+            found += self._contents.recent(self._store, file, from_ms)
+        where = f"'{rollup.table}' from {from_ms} on, at manifest {view.manifest}, offsets {sorted(offsets.items())}"
+        agree(where, found, self._world.oracle.recent(offsets, from_ms))
 
     def _total(self, view: ReplicaView) -> Total:
         rollup = shop.datasource().rollups[0]

@@ -17,8 +17,9 @@ import polars as pl
 
 from rta.actors import commit_queue, committer, coordinator, housekeeper, load, shard
 from rta.errors import PartRefusedError
+from rta.events.schemas import Rollup
 from rta.serve import hot, views
-from rta.store import chain, commit, delta_log, layout, manifests, sweep, versions
+from rta.store import chain, commit, delta_log, fill, layout, manifests, sweep, versions
 from rta.store.chain import Outcome, Verdict
 from rta.store.model import Assignment, FileRef, Manifest, Part, PartitionEntry, PartitionPart
 from tests.sim.kernel import Task, kernel
@@ -218,6 +219,22 @@ def _names_that_recur() -> Sequence[Patch]:
     return [(commit_queue, "layout", names), (commit, "_check_names", lambda part: None)]
 
 
+def _without_what_is_buffered() -> Sequence[Patch]:
+    true = fill._steps
+
+    def steps(files: Sequence[FileRef], states: object, from_ms: int) -> tuple[fill.Step, ...]:
+        return true(files, (), from_ms)
+
+    return [(fill, "_steps", steps)]
+
+
+def _filled_whoever_folded() -> Sequence[Patch]:
+    def filled_from(self: views.ReplicaView, rollup: Rollup) -> int | None:
+        return self.owner.versions.filled_from(rollup.table, self.manifest)
+
+    return [(views.ReplicaView, "filled_from", filled_from)]
+
+
 def _named_whole() -> Sequence[Patch]:
     true = hot.SegmentUse.part
 
@@ -278,6 +295,17 @@ RULES: dict[str, Rule] = {
     "13": Rule("a view reads the newest version of a table", ("doubled",), _newest_tables, seeds=(0, 2)),
     "15": Rule("the log is trimmed up to its end", ("stuck",), _trimmed_to_the_end, seeds=(0, 2)),
     "16": Rule("the sweep takes what is unreferenced now", ("swept", "stuck"), _swept_at_once, seeds=(101,)),
+    "17": Rule(
+        "a rollup is filled without the rows that its boundary's states buffer",
+        ("lost",),
+        _without_what_is_buffered,
+        seeds=(0, 3),
+    ),
+    "17-views": Rule(
+        "a rollup that was added answers from manifests and segments of before it was",
+        ("lost", "stuck"),
+        _filled_whoever_folded,
+    ),
     "18": Rule(
         "file names carry neither actor nor generation", ("lost", "doubled", "stuck"), _names_that_recur, seeds=(0, 2)
     ),

@@ -18,7 +18,7 @@ from typing import Any
 
 from rta.actors import committer, housekeeper, load
 from rta.events.schemas import EVENTS, Datasource
-from rta.store import layout, maintain, manifests, sweep, tables
+from rta.store import fill, layout, maintain, manifests, sweep, tables, versions
 from rta.store.audit import read_audit
 from rta.store.catalog import Catalog
 from rta.store.delta_log import DeltaLog
@@ -49,6 +49,10 @@ SMALL: tuple[tuple[ModuleType, str, Any], ...] = (
         "MaintenancePlan",
         partial(MaintenancePlan, sweep_every_ms=1_500, retention_every_ms=3_000, archive_after=4, compact_files_min=3),
     ),
+    (housekeeper, "REDEFINE_S", 1.0),
+    (housekeeper, "FILL_FAILED_S", 0.5),
+    (fill, "STEP_ROWS", 6),
+    (versions, "LOOK_S", 0.3),
     (load, "FoldLimits", partial(FoldLimits, wait_epochs_max=2)),
     (maintain, "CHECKPOINT_VERSIONS", 4),
     (manifests, "BLOCK", 6),
@@ -269,8 +273,11 @@ class Schedule:
         self.world.start_coordinator(names)
 
     def _redefine(self) -> None:
-        """One more rollup; a second time nothing changes."""
-        self._redefined = Catalog(self.world.disk.objects).update(shop.datasource().name, shop.REDEFINED)
+        """One more rollup; a second time it goes away again, maybe before it is filled, and a third time it comes back."""
+        there = Catalog(self.world.disk.objects)
+        name = shop.datasource().name
+        removing = there.get(name).rollup(shop.LATER) is not None
+        self._redefined = there.update(name, shop.DOCUMENT if removing else shop.REDEFINED)
 
     def _clock(self) -> None:
         self.sim.now_ms += self.sim.rng.choice((3_000, 9_000, 40_000))
@@ -315,7 +322,11 @@ class Schedule:
         if keeping is None or read_audit(self.world.disk.objects, shop.datasource()).through != newest.number:
             return False
         houses = keeping._housekeeper.status().values()
+        if self._redefined is not None and newest.definition_version < self._redefined.version:
+            return False
         if any(house["projected"] != newest.number or house["failure"] is not None for house in houses):
+            return False
+        if any(it["done"] < 1 for it in keeping._housekeeper.filling(self.world.folder).values()):
             return False
         return all(replica.reached == self.world.log.ends() for replica in self.replicas)
 
@@ -347,6 +358,7 @@ class Schedule:
         assert newest is not None
         datasource = self._redefined or shop.datasource()
         rows = []
+        datasource = Catalog(objects).get(datasource.name)
         later = ZERO
         for entry in newest.partitions:
             if entry.state is not None:
@@ -356,8 +368,8 @@ class Schedule:
         ids = sum(rows, Counter[str]())
         for file in DeltaLog(objects, folder, EVENTS).refresh().files.values():
             ids.update(self.contents.ids(store, file))
-        if self._redefined is not None:
-            self._account_later(self._redefined, later, store, newest.number)
+        if datasource.rollup(shop.LATER) is not None:
+            self._account_later(datasource, later, store)
         ends = world.log.ends()
         agree_ids("the raw table", ids, world.oracle.ids(ends))
         missing = sorted(world.oracle.acknowledged - set(ids))
@@ -367,19 +379,16 @@ class Schedule:
         if report["lost"] or report["duplicated"]:
             raise ViolationError(f"ledger: lost {report['lost']}, duplicated {report['duplicated']}: {report}")
 
-    def _account_later(self, datasource: Datasource, waiting: Total, store: SimStore, newest: int) -> None:
-        """The rollup that was added holds all from the first manifest of its definition on, and nothing before."""
-        world = self.world
-        objects, folder = world.disk.objects, world.folder
+    def _account_later(self, datasource: Datasource, waiting: Total, store: SimStore) -> None:
+        """The rollup that was added has been filled: it holds everything, once."""
+        objects, folder = self.world.disk.objects, self.world.folder
         rollup = datasource.rollup(shop.LATER)
         assert rollup is not None
         found = waiting
         for file in DeltaLog(objects, folder, rollup.table).refresh().files.values():
             found += self.contents.total(store, file)
-        begin = world.log.ends()
-        for manifest in ManifestLog(objects, folder).read(0, newest):
-            if manifest.definition_version >= datasource.version:
-                begin = {e.partition: e.from_offset for e in manifest.partitions}
-                break
-        expected = world.oracle.prefix(world.log.ends()) - world.oracle.prefix(begin)
-        agree(f"the rollup that was added at {begin}", found, expected)
+        agree(
+            f"'{rollup.table}', added with version {rollup.since}",
+            found,
+            self.world.oracle.prefix(self.world.log.ends()),
+        )

@@ -65,7 +65,7 @@ def request(number: int, overlapping: bool) -> Request:
 
 
 def _request(numbers: Sequence[int], sequence: int) -> Request:
-    events = [Event(f"user{i % USERS}", f"id{i}", i + 1) for i in numbers]
+    events = [Event(f"user{i % USERS}", f"id{i}", i + 1, _time_ms(i)) for i in numbers]
     rows = _rows(events, numbers)
     identities, partitions = placed(rows, datasource())
     records = []
@@ -79,9 +79,13 @@ def _request(numbers: Sequence[int], sequence: int) -> Request:
     return Request(tuple(records))
 
 
-def _rows(events: Sequence[Event], numbers: Sequence[int]) -> pa.Table:
+def _time_ms(number: int) -> int:
     """Event times go up with the numbers, but for some that are a day late: those wait in the saved state."""
-    times = [START_MS - HOUR_MS + i * 12_000 - (DAY_MS if i % LATE_EVERY == 0 else 0) for i in numbers]
+    return START_MS - HOUR_MS + number * 12_000 - (DAY_MS if number % LATE_EVERY == 0 else 0)
+
+
+def _rows(events: Sequence[Event], numbers: Sequence[int]) -> pa.Table:
+    times = [event.time_ms for event in events]
     values: dict[str, list[Any]] = {
         TIME: times,
         "user": [event.key for event in events],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import msgspec
 import pytest
 
 from rta.errors import ConflictError, CorruptFileError, InvalidDatasourceError, NotFoundError
+from rta.events.schemas import Datasource
 from rta.store.catalog import Assignments, Catalog
 from rta.store.model import ActorAssignment, Assignment
 from tests.store.memory import Fault, FaultyStore, MemoryStore
@@ -57,15 +59,48 @@ def test_update_keeps_incarnation_and_partitions_and_grows_the_version() -> None
     assert catalog.read().version == 2
 
 
+def rollup(name: str, *dimensions: str) -> dict[str, Any]:
+    metrics = [{"name": "n", "type": "count"}]
+    return {"name": name, "granularity": "hour", "dimensions": list(dimensions), "metrics": metrics}
+
+
+def ages(made: Datasource) -> dict[str, tuple[int, str]]:
+    return {r.name: (r.since, r.table) for r in made.rollups}
+
+
 def test_rollups_that_came_later_are_told_apart_for_good() -> None:
     store = MemoryStore()
     catalog = Catalog(store)
-    metrics = [{"name": "n", "type": "count"}]
-    first, second = ({"name": n, "granularity": "hour", "dimensions": [], "metrics": metrics} for n in ("a", "b"))
+    first, second = rollup("a"), rollup("b")
     assert catalog.create(document(rollups=[first]), 4).later_rollups == ()
-    assert catalog.update("shop", document(rollups=[first, second])).later_rollups == ("b",)
-    assert catalog.update("shop", document(rollups=[second, first])).later_rollups == ("b",)
-    assert Catalog(store).read().datasources["shop"].later_rollups == ("b",)
+    added = {"a": (0, "rollup_a_hour"), "b": (1, "rollup_b_hour")}
+    assert ages(catalog.update("shop", document(rollups=[first, second]))) == added
+    assert ages(catalog.update("shop", document(rollups=[second, first]))) == added
+    assert ages(Catalog(store).read().datasources["shop"]) == added
+
+
+def test_a_rollup_that_was_removed_comes_back_with_an_empty_table() -> None:
+    store = MemoryStore()
+    catalog = Catalog(store)
+    catalog.create(document(rollups=[rollup("a")]), 4)
+    catalog.update("shop", document(rollups=[rollup("a"), rollup("b")]))
+    assert catalog.update("shop", document(rollups=[])).gone_tables == {"rollup_a_hour": 2, "rollup_b_hour": 2}
+    back = catalog.update("shop", document(rollups=[rollup("b"), rollup("a")]))
+    assert ages(back) == {"b": (3, "rollup_b_hour_2"), "a": (3, "rollup_a_hour_2")}
+    assert Catalog(store).get("shop") == back
+    assert back.gone_tables == {"rollup_a_hour": 3, "rollup_b_hour": 3}
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_name_stands_for_one_shape_for_good(removed: bool) -> None:
+    catalog = Catalog(MemoryStore())
+    catalog.create(document(rollups=[rollup("a", "page")]), 4)
+    if removed:
+        catalog.update("shop", document(rollups=[]))
+    with pytest.raises(ConflictError) as caught:
+        catalog.update("shop", document(rollups=[rollup("a", "page", "user")]))
+    assert "dimensions of rollup 'a' would go from 'page' to 'page, user'" in caught.value.message
+    assert "'a_2'" in caught.value.hint
 
 
 def test_wrong_and_breaking_documents_change_nothing() -> None:

@@ -276,8 +276,8 @@ def test_a_commit_is_built_again_from_what_the_faster_one_left() -> None:
     def build(state: object) -> NewCommit | None:
         asked.append(log.state.version)
         if len(asked) == 1:
-            other.commit(lambda _: NewCommit("WRITE", 0, txn=("other", 1)))
-        return NewCommit("WRITE", 0, txn=("ours", 1))
+            other.commit(lambda _: NewCommit("WRITE", 0, txns=(("other", 1),)))
+        return NewCommit("WRITE", 0, txns=(("ours", 1),))
 
     assert log.commit(build)
     assert asked == [0, 1]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from rta.errors import InvalidQueryError
 from rta.events.schemas import EVENTS, GRAIN_MS, Grain, Rollup
 from rta.query.plan import Candidate, Considered, Part, Plan
-from rta.query.rules.rollup_choice import ADDED_LATER
 from rta.query.time import TIME_MS_MIN, divides
 
 ENDS_MS_MAX = 7_200_000
@@ -100,11 +99,9 @@ def _single_rows(plan: Plan, refused: list[Considered] | tuple[Considered, ...],
 def _unanswerable(plan: Plan, refused: list[Considered]) -> InvalidQueryError:
     considered = (*plan.considered, *refused)
     detail = "; ".join(f"{c.table}: {c.reason}" for c in considered)
-    hint = "ask for what a rollup holds, or keep raw events (retention.events)"
-    if any(c.reason == ADDED_LATER for c in considered):
-        hint += "; a rollup that is added to a datasource without raw events is never used, as nothing can fill it"
     return InvalidQueryError(
-        f"datasource '{plan.datasource.name}' keeps no raw events and no rollup answers this question ({detail})", hint
+        f"datasource '{plan.datasource.name}' keeps no raw events and no rollup answers this question ({detail})",
+        "ask for what a rollup holds, or keep raw events (retention.events)",
     )
 
 

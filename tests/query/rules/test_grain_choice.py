@@ -147,13 +147,6 @@ def test_without_raw_events_ragged_ends_are_refused_and_what_is_forgotten_is_nam
     assert planned.forgotten == ((NOW_MS - 4 * DAY_MS - 90 * 60_000, NOW_MS - 4 * DAY_MS - 60 * 60_000),)
 
 
-def test_the_error_says_that_a_rollup_added_later_is_never_filled_without_raw_events() -> None:
-    source = msgspec.structs.replace(kept(3, 6, 6, None), later_rollups=("edits",))
-    with pytest.raises(InvalidQueryError, match="added after the datasource was made") as caught:
-        ask(source, "2015-09-11T00:00:00Z/2015-09-12T00:00:00Z")
-    assert "a rollup that is added to a datasource without raw events is never used" in caught.value.hint
-
-
 def test_an_empty_range_reads_nothing() -> None:
     where = {"field": "time", "op": "gt", "value": "2016-01-01T00:00:00Z"}
     planned = wikipedia.planned({**COUNT, "where": where, "time_range": "2015-09-10T00:00:00Z/2015-09-12T00:00:00Z"})
