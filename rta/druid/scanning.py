@@ -40,7 +40,8 @@ def scan(query: NativeQuery, table: Table) -> bytes:
     signature = [_signature(name, column, page[key]) for (name, column), key in zip(outputs, wanted, strict=True)]
     step = max(1, min(reading.whole(doc, "batchSize", "the query", BATCH_ROWS), BATCH_ROWS))
     columns = [(name, Column(pl.col(key), c.type)) for (name, c), key in zip(outputs, wanted, strict=True)]
-    parts = [_part(shown(p, columns), signature, result_format) for p in page.iter_slices(step) if p.height]
+    nested = frozenset(name for name, column in columns if column.type is Type.JSON)
+    parts = [_part(shown(p, columns), signature, (result_format, nested)) for p in page.iter_slices(step) if p.height]
     return b"[" + b",".join(parts) + b"]"
 
 
@@ -74,30 +75,34 @@ def _signature(name: str, column: Column, values: pl.Series) -> dict[str, str]:
     return {"name": name} if unknown else {"name": name, "type": column.type.value}
 
 
-def _part(page: pl.DataFrame, signature: list[dict[str, str]], result_format: str) -> bytes:
-    lists = any(isinstance(dtype, pl.List) for dtype in page.dtypes)
-    if result_format == "list":
-        events = orjson.dumps([_unwrapped(r) for r in page.iter_rows(named=True)]) if lists else rows_json(page)
+def _part(page: pl.DataFrame, signature: list[dict[str, str]], form: tuple[str, frozenset[str]]) -> bytes:
+    """One batch of rows. `form` is the result format, and the columns whose texts are JSON."""
+    result_format, nested = form
+    if nested or any(isinstance(dtype, pl.List) for dtype in page.dtypes):
+        events = _unwrapped(page, result_format, nested)
     else:
-        events = orjson.dumps([_unwrapped_list(r) for r in page.iter_rows()]) if lists else lists_json(page)
+        events = rows_json(page) if result_format == "list" else lists_json(page)
     columns = orjson.dumps([entry["name"] for entry in signature])
     head = b'{"segmentId":null,"columns":' + columns + b',"events":'
     return head + events + b',"rowSignature":' + orjson.dumps(signature) + b"}"
 
 
-def _unwrapped(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: _one(value) for name, value in row.items()}
+def _unwrapped(page: pl.DataFrame, result_format: str, nested: frozenset[str]) -> bytes:
+    """Rows with lists or JSON in them: a list of one is its value, an empty one null, JSON is a part of the answer's."""
+    columns = []
+    for name in page.columns:
+        values = page.get_column(name).to_list()
+        if name in nested:
+            values = [None if v is None else orjson.Fragment(v) for v in values]
+        columns.append([_one(v) for v in values] if isinstance(page.schema[name], pl.List) else values)
+    rows: Any = zip(*columns, strict=True)
+    if result_format == "list":
+        return orjson.dumps([dict(zip(page.columns, row, strict=True)) for row in rows])
+    return orjson.dumps(list(rows))
 
 
-def _unwrapped_list(row: tuple[Any, ...]) -> list[Any]:
-    return [_one(value) for value in row]
-
-
-def _one(value: Any) -> Any:
-    """A list of one is its value, an empty one null."""
-    if not isinstance(value, list):
-        return value
-    return value if len(value) > 1 else value[0] if value else None
+def _one(value: list[Any] | None) -> Any:
+    return None if not value else value if len(value) > 1 else value[0]
 
 
 def search(query: NativeQuery, table: Table) -> bytes:

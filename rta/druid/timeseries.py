@@ -74,9 +74,13 @@ def _every_instant(granularity: Granularity) -> bool:
 
 
 def _with_empty(found: pl.DataFrame, parts: Sequence[Interval], granularity: Granularity) -> pl.DataFrame:
-    starts = [buckets(part, granularity) for part in parts]
-    every = pl.DataFrame({BUCKET: pl.concat([*starts, found.get_column(BUCKET)]).unique()})
-    return every.join(found, on=BUCKET, how="left").with_columns(pl.col(MATCHED).fill_null(0))
+    starts = pl.concat([buckets(part, granularity) for part in parts]).unique()
+    there = found.get_column(BUCKET)
+    missing = starts.filter(~starts.is_in(there.implode()))
+    if not len(missing):
+        return found
+    empty = pl.DataFrame({BUCKET: missing, MATCHED: pl.zeros(len(missing), pl.UInt32, eager=True)})
+    return pl.concat([found, empty.cast({MATCHED: found.schema[MATCHED]})], how="diagonal")
 
 
 def _answer(query: NativeQuery, frame: pl.DataFrame) -> bytes:

@@ -27,6 +27,8 @@ from rta.druid.topn import VALUE, ranking_of
 from rta.druid.values import POLARS, Type
 from rta.events.schemas import ColumnType, Datasource
 from rta.query.answer import format_time
+from rta.query.model import Query as Question
+from rta.query.parse import parse_query as parse_question
 
 _COUNT = "druid matched"
 _KINDS = {"count": "count", "sum": "sum", "min": "min", "max": "max"}
@@ -38,11 +40,10 @@ class Translation:
     """A question of rta's, and how its rows become aggregates.
 
     Args:
-        document: As `POST /v1/query` takes it.
         dimensions: Per dimension the stored column and the type in the answer.
     """
 
-    document: Mapping[str, Any]
+    question: Question
     dimensions: tuple[tuple[str, Type], ...]
 
 
@@ -82,7 +83,7 @@ def _translated(query: NativeQuery, datasource: Datasource, rows_max: int) -> Tr
         document["group_by"] = [name for name, _ in dimensions]
     if query.filter is not None:
         document["where"] = _where(query.filter, types)
-    return Translation(document, dimensions)
+    return Translation(parse_question(document, limit_max=rows_max), dimensions)
 
 
 def _dimension_type(name: str, wanted: Type, plain: bool, types: Mapping[str, ColumnType]) -> Type:

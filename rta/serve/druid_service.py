@@ -103,7 +103,6 @@ class DruidService:
         self._limits = settings.limits
         self._store = store
         self._queries = queries
-        self._looking = ThreadPoolExecutor(1, "druid-prepare")
         self._running = ThreadPoolExecutor(2, "druid-run")
         self._under_way: dict[str, set[asyncio.Task[Any]]] = {}
 
@@ -146,7 +145,6 @@ class DruidService:
         """End the threads; queries under way are given up."""
         for query_id in list(self._under_way):
             self.cancel(query_id)
-        self._looking.shutdown(wait=False, cancel_futures=True)
         self._running.shutdown(wait=False, cancel_futures=True)
 
     async def _within(
@@ -193,13 +191,13 @@ class DruidService:
         if translation is None:
             return None
         try:
-            reply = await self._queries.rollup_rows(translation.document, after)
+            reply = await self._queries.rollup_rows(translation.question, after)
         except NotByRollupError:
             return None
         if reply.meta["truncated"]:
             return None
         view = await self._views.at(datasource, STALENESS_MS, None, self._limits.query_time / 1000)
-        bounds = await asyncio.get_running_loop().run_in_executor(self._looking, rollup_bounds, query, view)
+        bounds = await asyncio.get_running_loop().run_in_executor(self._queries.looking, rollup_bounds, query, view)
         if bounds is None:
             return None
         key = _digest(document, (reply.etag, str(clipped_to(query.intervals, bounds))))
@@ -231,7 +229,7 @@ class DruidService:
                 view = await self._views.at(datasource, STALENESS_MS, position, limit_s)
                 views[datasource.folder] = view
             look = partial(_source, query, name, view, table or EVENTS)
-            source = await asyncio.get_running_loop().run_in_executor(self._looking, look)
+            source = await asyncio.get_running_loop().run_in_executor(self._queries.looking, look)
             if source is not None:
                 found.append(source)
         return found

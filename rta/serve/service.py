@@ -162,9 +162,8 @@ class QueryService:
         """Answer a question that was asked in another language, as an Arrow stream. Raises as `answer`."""
         return await self._reply(_Wants(query, after_header, None, True, time.perf_counter()))
 
-    async def rollup_rows(self, document: Mapping[str, Any], after_header: str | None) -> Reply:
+    async def rollup_rows(self, query: Query, after_header: str | None) -> Reply:
         """The rows as an Arrow stream, if a rollup answers the question. Raises NotByRollupError and what `answer` raises."""
-        query = parse_query(document, limit_max=self._limits.query_rows)
         return await self._reply(_Wants(query, after_header, None, True, time.perf_counter(), from_rollup=True))
 
     async def _reply(self, wants: _Wants) -> Reply:

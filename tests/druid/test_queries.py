@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from rta.druid.problems import InvalidInputError, UnsupportedError
-from rta.druid.table import inline_table
+from rta.druid.table import TIME_COLUMN, Table, inline_table
+from rta.druid.values import Column, Type
 from rta.events.schemas import TIME
 from tests.druid.tables import COUNT, TINY, ask, events, table_of, wiki
 
@@ -284,6 +285,16 @@ def test_scanned_rows_hold_their_values_and_say_their_types() -> None:
     assert compact[0]["events"] == [["Coyote Tango"], ["Crimson Typhoon"]]
     assert ask(TABLE, queryType="scan", columns=["page"], filter={"type": "false"}) == []
     assert [len(p["events"]) for p in ask(TABLE, queryType="scan", columns=["page"], batchSize=4)] == [4, 4, 2]
+
+
+def test_json_is_scanned_as_json() -> None:
+    frame = pl.DataFrame({TIME: [0, 1], "j": ['{"a":{"b":1}}', None]}).lazy()
+    table = Table(frame, {TIME: TIME_COLUMN, "j": Column(pl.col("j"), Type.JSON)})
+    (part,) = ask(table, queryType="scan", columns=["j"], resultFormat="compactedList")
+    assert part["events"] == [[{"a": {"b": 1}}], [None]]
+    assert part["rowSignature"] == [{"name": "j", "type": "COMPLEX<json>"}]
+    nested = {"type": "nested-field", "columnName": "j", "outputName": "v", "path": "$.a.b", "expectedType": "LONG"}
+    assert ask(table, queryType="scan", columns=["v"], virtualColumns=[nested])[0]["events"] == [{"v": 1}, {"v": None}]
 
 
 def test_a_search_counts_the_values_that_hold_a_text() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 from rta.config import LimitSettings, Settings
 from rta.serve.druid import druid_router
@@ -28,6 +29,7 @@ class Druid:
     service: DruidService
     control: FakeControl
     world: World
+    app: FastAPI
 
     async def post(self, document: Any, path: str = "/druid/v2", **options: Any) -> httpx.Response:
         return await self.client.post(path, json=document, **options)
@@ -50,7 +52,7 @@ async def druid_over(world: World, **limits: Any) -> AsyncIterator[Druid]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://rta") as client:
-            yield Druid(client, service, control, world)
+            yield Druid(client, service, control, world, app)
     finally:
         await service.close()
         await queries.close()
