@@ -74,7 +74,7 @@ class Reply:
 class _Wants(NamedTuple):
     """What a caller asked for, and when (`time.perf_counter`)."""
 
-    document: Mapping[str, Any]
+    query: Query
     after_header: str | None
     if_none_match: str | None
     accept_arrow: bool
@@ -148,8 +148,15 @@ class QueryService:
             InvalidQueryError, NotFoundError, TimeLimitError, OutOfMemoryError, CorruptFileError, UnavailableError.
         """
         begun = time.perf_counter()
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        return await self._reply(_Wants(query, after_header, if_none_match, accept_arrow, begun))
+
+    async def answer_query(self, query: Query, after_header: str | None) -> Reply:
+        """Answer a question that was asked in another language, as an Arrow stream. Raises as `answer`."""
+        return await self._reply(_Wants(query, after_header, None, True, time.perf_counter()))
+
+    async def _reply(self, wants: _Wants) -> Reply:
         limit_s = self._limits.query_time / 1000
-        wants = _Wants(document, after_header, if_none_match, accept_arrow, begun)
         try:
             async with asyncio.timeout(limit_s):
                 for _ in range(RENEWALS_MAX):
@@ -165,7 +172,7 @@ class QueryService:
     async def _attempt(self, wants: _Wants, limit_s: float, *, last: bool) -> Reply | None:
         """The reply; None when the view named what is no longer there, and the next one will not."""
         begun, accept_arrow = wants.begun, wants.accept_arrow
-        prepared = await self._prepare(wants.document, wants.after_header, limit_s)
+        prepared = await self._prepare(wants.query, wants.after_header, limit_s)
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
         etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
         if wants.if_none_match is not None and _matches(wants.if_none_match, etag):
@@ -190,10 +197,14 @@ class QueryService:
 
     async def explain(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """How the question would be answered now, and how much that reads."""
+        return await self.explain_query(parse_query(document, limit_max=self._limits.query_rows))
+
+    async def explain_query(self, query: Query) -> dict[str, Any]:
+        """The same of a question that was asked in another language."""
         limit_s = self._limits.query_time / 1000
         try:
             async with asyncio.timeout(limit_s):
-                prepared = await self._prepare(document, None, limit_s)
+                prepared = await self._prepare(query, None, limit_s)
         except TimeoutError as error:
             raise _late(limit_s) from error
         return explain(prepared.plan) | {
@@ -211,8 +222,7 @@ class QueryService:
         self.looking.shutdown(wait=False, cancel_futures=True)
         self._running.shutdown(wait=False, cancel_futures=True)
 
-    async def _prepare(self, document: Mapping[str, Any], after_header: str | None, limit_s: float) -> Prepared:
-        query = parse_query(document, limit_max=self._limits.query_rows)
+    async def _prepare(self, query: Query, after_header: str | None, limit_s: float) -> Prepared:
         datasource = await self._definitions.get(query.datasource)
         view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
         now_ms = time.time_ns() // 1_000_000
@@ -226,8 +236,7 @@ class QueryService:
 
     def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
         """Plan the question and find what it reads (in the thread that looks up files)."""
-        datasource = view.datasource
-        planned = plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
+        planned = planned_for(query, view, now_ms)
         files = tuple(within_range(view.files(planned.table), (planned.start_ms, planned.end_ms)))
         parts = view.parts(planned.table, planned.start_ms, planned.end_ms)
         hot: tuple[Block, ...] = ()
@@ -288,6 +297,12 @@ class QueryService:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
         task = ScanTask(planned, self._store, prepared.files, rows_stream(rows), arrow, max(limit_s, 0.001))
         return await self._scans.run(task)
+
+
+def planned_for(query: Query, view: View, now_ms: int) -> Plan:
+    """The question's plan for a view (in the thread that looks up files). Raises InvalidQueryError."""
+    datasource = view.datasource
+    return plan(query, datasource, now_ms, _oldest_ms(view) if _forgets_rollups(datasource) else None)
 
 
 def _position(query: Query, header: str | None) -> Position | None:

@@ -11,36 +11,33 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import orjson
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 from sqlglot import exp
 
 from rta.config import Settings
 from rta.errors import BadRequestError, FileGoneError, InvalidQueryError, NotFoundError, TimeLimitError, ViewGoneError
-from rta.events.schemas import TIME, TIMESTAMP, Datasource
-from rta.query.answer import format_time
+from rta.events.schemas import Datasource
+from rta.query.answer import format_time, read_stream
 from rta.query.position import Position, decode_position
 from rta.query.sql.document import parse_sql_document
-from rta.query.sql.ranges import ALL_TIME, Constants, time_range
+from rta.query.sql.ranges import Constants
+from rta.query.sql.rollups import AsQuery, as_query
 from rta.query.sql.statement import Statement, is_catalog, of_tree, parse_statement
-from rta.query.sql.tables import SqlTable, TableName, table_name, table_of, tables_of
+from rta.query.sql.tables import SqlTable, table_name, table_of, tables_of
 from rta.serve.flights import Flights
 from rta.serve.ports import Definitions, View, Views
 from rta.serve.scan import ScanPool
-from rta.serve.scan_task import Finished, rows_stream
-from rta.serve.service import ARROW, JSON, RENEWALS_MAX, Found, QueryService, Reply
+from rta.serve.scan_task import Finished
+from rta.serve.service import ARROW, JSON, RENEWALS_MAX, Found, QueryService, Reply, planned_for
 from rta.serve.sql_answer import Answered, Form, rendered
-from rta.serve.sql_engine import TableRead
+from rta.serve.sql_reads import Source, explained, sources
 from rta.serve.sql_task import SqlTask
-from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
-from rta.store.parquet import within_range
 
 CSV = "text/csv; charset=utf-8"
 CATALOG = "information_schema"
@@ -93,34 +90,17 @@ class _Ask:
     def left_s(self) -> float:
         return max(0.001, self.limit_s - (time.perf_counter() - self.begun))
 
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A table of the statement: how it is called there, and what it reads of a view in which range."""
-
-    table: SqlTable
-    view: View
-    paths: tuple[tuple[str, ...], ...]
-    range_ms: tuple[int, int]
-    files: tuple[FileRef, ...]
-    parts: tuple[str, ...]
-    wanted: tuple[str, ...]
+    @property
+    def elapsed_ms(self) -> float:
+        return round((time.perf_counter() - self.begun) * 1000, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    sources: tuple[_Source, ...]
+    sources: tuple[Source, ...]
     views: tuple[View, ...]
     catalog: tuple[SqlTable, ...]
     key: bytes
-
-
-@dataclass
-class _Names:
-    """The tables that a statement names: per datasource and part, as which paths and at which places in the tree."""
-
-    paths: dict[TableName, set[tuple[str, ...]]] = field(default_factory=dict)
-    nodes: dict[TableName, list[exp.Table]] = field(default_factory=dict)
 
 
 class SqlService:
@@ -202,8 +182,11 @@ class SqlService:
         """The reply; None when a view named what is no longer there, and the next one will not."""
         views = await self._views_of(ask)
         try:
+            as_query = await self._as_query(ask, views)
+            if as_query is not None:
+                return await self._by_rollup(ask, as_query)
             prepared = await self._prepare(ask, views)
-            etag = f'"{hashlib.blake2b(prepared.key, digest_size=16).hexdigest()}"'
+            etag = _etag(prepared.key)
             if not ask.statement.is_volatile and _matches(ask.options.if_none_match, etag):
                 return Reply(304, b"", CONTENT_TYPES[ask.form], etag, self._meta(ask, prepared, None, True))
             finished, cached = await self._found(ask, prepared)
@@ -213,11 +196,7 @@ class SqlService:
             for view in views.values():
                 await self._views.renew(view)
             return None
-        meta = self._meta(ask, prepared, finished, cached)
-        body = finished.rows
-        if ask.form == "json":
-            body = b"".join((b'{"rows":', finished.rows, b',"meta":', orjson.dumps(meta), b"}"))
-        return Reply(200, body, CONTENT_TYPES[ask.form], etag, meta)
+        return _reply(ask, finished.rows, self._meta(ask, prepared, finished, cached), etag)
 
     async def _views_of(self, ask: _Ask) -> dict[str, View]:
         """A view of every datasource that the statement names, by name."""
@@ -257,34 +236,14 @@ class SqlService:
 
     def _look(self, ask: _Ask, views: Mapping[str, View], catalog: tuple[SqlTable, ...]) -> _Prepared:
         """Find what the statement reads (in the thread that looks up files)."""
-        constants = Constants(time.time_ns() // 1_000_000, ask.parameters)
-        names = _named_tables(ask.statement)
-        sources: dict[str, _Source] = {}
-        for name, paths in names.paths.items():
-            view = views[name.datasource]
-            table = table_of(view.datasource, name.part)
-            ranges = [time_range(node, constants) for node in names.nodes[name]]
-            before = sources.get(table.name)  # the same table in other letters
-            if before is not None:
-                ranges, paths = [*ranges, before.range_ms], paths | set(before.paths)
-            span = min(start for start, _ in ranges), max(end for _, end in ranges)
-            sources[table.name] = _Source(
-                table=table,
-                view=view,
-                paths=tuple(sorted(paths)),
-                range_ms=span,
-                files=tuple(within_range(view.files(table.stored), span)),
-                parts=tuple(view.parts(table.stored, *span)),
-                wanted=_wanted(table, ask.statement),
-            )
-        chosen = tuple(sources.values())
-        return _Prepared(chosen, tuple(views.values()), catalog, self._key(ask, chosen, catalog))
+        found = sources(ask.statement, views, Constants(time.time_ns() // 1_000_000, ask.parameters))
+        return _Prepared(found, tuple(views.values()), catalog, self._key(ask, found, catalog))
 
-    def _key(self, ask: _Ask, sources: Sequence[_Source], catalog: Sequence[SqlTable]) -> bytes:
+    def _key(self, ask: _Ask, read: Sequence[Source], catalog: Sequence[SqlTable]) -> bytes:
         """Of an answer: the statement and all that it reads, by name."""
         asked = (ask.statement.text, ask.statement.explain, ask.parameters, ask.limit, ask.form, self._queries.run)
         digest = hashlib.blake2b(repr(asked).encode(), digest_size=32)
-        for source in sources:
+        for source in read:
             datasource = source.table.datasource
             digest.update(repr((source.paths, datasource.folder, datasource.version, source.table.stored)).encode())
             for name in (*(file.path for file in source.files), "", *source.parts, "\n"):
@@ -293,9 +252,35 @@ class SqlService:
             digest.update(repr((table.name, table.datasource.folder, table.datasource.version)).encode())
         return b"sql" + digest.digest()
 
+    async def _as_query(self, ask: _Ask, views: Mapping[str, View]) -> AsQuery | None:
+        """The statement as a question that a rollup answers; None where there is no such rollup."""
+        if len(ask.statement.tables) != 1 or len(views) != 1:
+            return None
+        (view,) = views.values()
+        return await asyncio.get_running_loop().run_in_executor(self._queries.looking, _translated, ask, view)
+
+    async def _by_rollup(self, ask: _Ask, translated: AsQuery) -> Reply:
+        """The answer by way of `POST /v1/query`."""
+        query = replace(translated.query, max_staleness_ms=ask.options.max_staleness_ms)
+        if ask.statement.explain:
+            found = await self._queries.explain_query(query)
+            described = {**found, "table": translated.query.datasource, "stored": found["table"]}
+            return _reply(ask, explained([described], ask.form).rows, {"sources": [found["table"]]}, "")
+        after = ",".join(position.encode() for position in _positions(ask.options.after).values())
+        reply = await self._queries.answer_query(query, after or None)
+        asked = repr((ask.statement.text, ask.parameters, ask.limit, ask.form))
+        etag = _etag(f"{reply.etag} {asked}".encode())
+        more = bool(reply.meta["truncated"]) and not translated.limited
+        bounds = translated.bounds(reply.meta["bounds"])
+        meta = reply.meta | {"bounds": bounds, "row_limit": ask.limit, "truncated": more, "elapsed_ms": ask.elapsed_ms}
+        if _matches(ask.options.if_none_match, etag):
+            return Reply(304, b"", CONTENT_TYPES[ask.form], etag, meta)
+        rows = translated.frame(read_stream(reply.body)).to_arrow(compat_level=pl.CompatLevel.oldest())
+        return _reply(ask, rendered(Answered(rows, frozenset(), more), ask.form), meta, etag)
+
     async def _found(self, ask: _Ask, prepared: _Prepared) -> Found:
         if ask.statement.explain:
-            return _explained(ask, prepared), False
+            return explained([source.described for source in prepared.sources], ask.form), False
         compute = partial(self._compute, ask, prepared)
         if ask.statement.is_volatile:
             return await compute(), False
@@ -306,7 +291,7 @@ class SqlService:
         return await self._flights.once(prepared.key, partial(answers.find_or, prepared.key, True, compute))
 
     async def _compute(self, ask: _Ask, prepared: _Prepared) -> Finished:
-        reads = [await self._read(source) for source in prepared.sources]
+        reads = [await source.read() for source in prepared.sources]
         task = SqlTask(
             text=ask.statement.text,
             parameters=ask.parameters,
@@ -320,17 +305,6 @@ class SqlService:
         )
         return await self._scans.run(task)
 
-    async def _read(self, source: _Source) -> TableRead:
-        table, hot = source.table, b""
-        if source.parts:
-            if table.rollup is not None:
-                rows = _of_partials(source.view.partials(table.rollup.name), table.schema)
-            else:
-                rows = (await source.view.rows(table.stored)).select(table.schema.names)
-            rows = _in_range(rows, source.range_ms)
-            hot = rows_stream(rows) if rows.num_rows else b""
-        return TableRead(table, source.paths, source.files, hot, source.wanted)
-
     def _meta(self, ask: _Ask, prepared: _Prepared, finished: Finished | None, cached: bool) -> dict[str, Any]:
         """The quality of the answer, as of `POST /v1/query`; of several datasources the worst."""
         marks = [view.watermark_ms for view in prepared.views]
@@ -340,38 +314,17 @@ class SqlService:
             "watermark": format_time(min(known)) if known and len(known) == len(marks) else None,
             "version": ",".join(view.version for view in prepared.views),
             "complete": all(view.complete for view in prepared.views),
-            "sources": _sources(prepared),
+            "sources": _tables_read(prepared),
             "bounds": finished.bounds if finished else {},
             "row_limit": ask.limit,
             "truncated": finished.more if finished else False,
             "cached": cached,
-            "elapsed_ms": round((time.perf_counter() - ask.begun) * 1000, 3),
+            "elapsed_ms": ask.elapsed_ms,
         }
         if ranges:
             start, end = min(r[0] for r in ranges), max(r[1] for r in ranges)
             meta["time_range"] = f"{format_time(start)}/{format_time(end)}"
         return meta
-
-
-def _named_tables(statement: Statement) -> _Names:
-    names = _Names()
-    for ref in statement.tables:
-        if is_catalog(ref.path):
-            continue
-        name = table_name(ref.path)
-        path = ref.path
-        while len(path) > 1 and path[0].lower() in ("memory", "main"):
-            path = path[1:]
-        names.paths.setdefault(name, set()).add(path)
-        names.nodes.setdefault(name, []).append(ref.node)
-    return names
-
-
-def _wanted(table: SqlTable, statement: Statement) -> tuple[str, ...]:
-    """The stored columns that the statement can read."""
-    if statement.names is None or table.rollup is not None:
-        return tuple(table.schema.names)
-    return tuple(name for name in table.schema.names if name.lower() in statement.names)
 
 
 def _positions(after: str | None) -> dict[str, Position]:
@@ -385,19 +338,26 @@ def _positions(after: str | None) -> dict[str, Position]:
     return found
 
 
-def _of_partials(frames: Sequence[pl.DataFrame], schema: pa.Schema) -> pa.Table:
-    if not frames:
-        return schema.empty_table()
-    rows: pa.Table = pl.concat([f.select(schema.names) for f in frames]).to_arrow(compat_level=pl.CompatLevel.oldest())
-    return rows.cast(schema)
+def _translated(ask: _Ask, view: View) -> AsQuery | None:
+    (name,) = (table_name(ref.path) for ref in ask.statement.tables)
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        table = table_of(view.datasource, name.part)
+        found = as_query(ask.statement, table, Constants(now_ms, ask.parameters), ask.limit)
+        return found if found is not None and planned_for(found.query, view, now_ms).rollup is not None else None
+    except (InvalidQueryError, NotFoundError):
+        return None  # the engine's way says what is wrong, in the words of SQL
 
 
-def _in_range(rows: pa.Table, range_ms: tuple[int, int]) -> pa.Table:
-    if range_ms == ALL_TIME:
-        return rows
-    times = rows.column(TIME)
-    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in range_ms)
-    return rows.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
+def _reply(ask: _Ask, rows: bytes, meta: dict[str, Any], etag: str) -> Reply:
+    body = rows
+    if ask.form == "json":
+        body = b"".join((b'{"rows":', rows, b',"meta":', orjson.dumps(meta), b"}"))
+    return Reply(200, body, CONTENT_TYPES[ask.form], etag, meta)
+
+
+def _etag(key: bytes) -> str:
+    return f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
@@ -405,42 +365,9 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
     return "*" in tags or etag in tags or etag.strip('"') in tags
 
 
-def _sources(prepared: _Prepared) -> list[str]:
+def _tables_read(prepared: _Prepared) -> list[str]:
     """The stored tables, with their datasource's name where there are several."""
     several = len(prepared.views) > 1
     found = [f"{s.table.datasource.name}.{s.table.stored}" if several else s.table.stored for s in prepared.sources]
-    hot = any(source.parts for source in prepared.sources)
+    hot = any(s.parts for s in prepared.sources)
     return [*found, *(["hot"] if hot else []), *([CATALOG] if prepared.catalog else [])]
-
-
-def _explained(ask: _Ask, prepared: _Prepared) -> Finished:
-    """What the statement would read, one row per table."""
-    rows = [
-        {
-            "table": source.table.name,
-            "stored": source.table.stored,
-            "time_range": f"{format_time(source.range_ms[0])}/{format_time(source.range_ms[1])}",
-            "files": len(source.files),
-            "rows": sum(file.rows for file in source.files),
-            "bytes": sum(file.bytes for file in source.files),
-            "hot": bool(source.parts),
-            "columns": list(source.wanted),
-        }
-        for source in prepared.sources
-    ]
-    answer = Answered(pa.Table.from_pylist(rows, schema=_EXPLAINED), frozenset(), False)
-    return Finished(rendered(answer, ask.form), {}, False, None, len(rows))
-
-
-_EXPLAINED = pa.schema(
-    [
-        ("table", pa.string()),
-        ("stored", pa.string()),
-        ("time_range", pa.string()),
-        ("files", pa.int64()),
-        ("rows", pa.int64()),
-        ("bytes", pa.int64()),
-        ("hot", pa.bool_()),
-        ("columns", pa.list_(pa.string())),
-    ]
-)

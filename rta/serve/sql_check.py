@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rta.errors import InvalidQueryError
 from rta.query.sql.functions import is_allowed, is_table_function
 from rta.query.sql.statement import CATALOG_SCHEMA, ONLY_QUESTIONS, is_catalog, refused_function
+from rta.query.sql.tables import unqualified
 
 if TYPE_CHECKING:
     import duckdb
@@ -95,7 +96,7 @@ def _check_node(node: dict[str, Any], tables: frozenset[tuple[str, ...]], common
 
 def _check_table(path: tuple[str, ...], tables: frozenset[tuple[str, ...]], common: set[str]) -> None:
     lower = tuple(part.lower() for part in path)
-    if lower in tables or (len(lower) == 1 and lower[0] in common):
+    if unqualified(lower) in tables or (len(lower) == 1 and lower[0] in common):
         return
     if CATALOG_SCHEMA in lower and is_catalog(lower):
         return

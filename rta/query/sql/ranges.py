@@ -42,6 +42,19 @@ _MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {
 _TIMES = frozenset(
     ("TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMPNTZ", "DATETIME", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP_S")
 )
+_OF_TWO = frozenset(("this", "expression"))
+_ARGUMENTS: dict[type[exp.Expr], frozenset[str]] = {
+    exp.Like: frozenset(("this", "expression", "negate")),
+    exp.Between: frozenset(("this", "low", "high")),
+    exp.In: frozenset(("this", "expressions")),
+    exp.Cast: frozenset(("this", "to")),
+    exp.Literal: frozenset(("this", "is_string")),
+    exp.Column: frozenset(("this", "table")),
+    exp.Interval: frozenset(("this", "unit")),
+    exp.TimestampTrunc: frozenset(("this", "unit")),
+    exp.DateTrunc: frozenset(("this", "unit")),
+    exp.Anonymous: frozenset(("this", "expressions")),
+}
 Instants = tuple[int, int]
 """Earliest and latest that a value can be, microseconds since 1970 UTC."""
 
@@ -79,7 +92,9 @@ def conjuncts(condition: exp.Expr) -> Iterator[exp.Expr]:
 
 def bounds(part: exp.Expr, alias: str, constants: Constants) -> tuple[int, int]:
     """What one comparison says of a table's time, as a half-open range in ms; all of it where it says nothing."""
-    if isinstance(part, exp.Between) and not part.args.get("symmetric") and is_time(part.this, alias):
+    if not is_plain(part):
+        return ALL_TIME
+    if isinstance(part, exp.Between) and is_time(part.this, alias):
         low, high = instants(part.args["low"], constants), instants(part.args["high"], constants)
         start = ALL_TIME[0] if low is None else _floor_ms(low[0])
         return start, ALL_TIME[1] if high is None else _floor_ms(high[1]) + 1
@@ -102,6 +117,29 @@ def bounds(part: exp.Expr, alias: str, constants: Constants) -> tuple[int, int]:
     return start, end
 
 
+def exact_bounds(part: exp.Expr, alias: str, constants: Constants) -> tuple[int, int] | None:
+    """As `bounds`, where the comparison is of the time alone and with moments that are known to the microsecond; else None."""
+    if not is_plain(part):
+        return None
+    if isinstance(part, exp.Between):
+        sides = [part.args["low"], part.args["high"]] if is_time(part.this, alias) else []
+    elif type(part) in _MIRRORED:
+        times = [is_time(side, alias) for side in (part.this, part.expression)]
+        sides = [part.expression if times[0] else part.this] if times[0] != times[1] else []
+    else:
+        sides = []
+    moments = [instants(side, constants) for side in sides]
+    if not moments or any(moment is None or moment[0] != moment[1] for moment in moments):
+        return None
+    return bounds(part, alias, constants)
+
+
+def is_plain(node: exp.Expr) -> bool:
+    """Whether a node says no more than is understood here of its kind: the NOT of a LIKE, for one, is an argument of it."""
+    known = _ARGUMENTS.get(type(node), _OF_TWO)
+    return all(key in known for key, value in node.args.items() if value)
+
+
 def is_time(node: exp.Expr, alias: str) -> bool:
     """Whether an expression is the event time of the table of this name."""
     column = node.unnest()
@@ -116,6 +154,8 @@ def is_time(node: exp.Expr, alias: str) -> bool:
 def instants(node: exp.Expr, constants: Constants) -> Instants | None:
     """The moment that a constant expression means; None for what is not understood, or no constant."""
     node = node.unnest()
+    if not is_plain(node):
+        return None
     match node:
         case exp.Literal():
             return _of_text(node.name) if node.is_string else None

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import sqlglot
 from sqlglot import exp
@@ -24,7 +24,6 @@ from rta.query.sql.functions import VOLATILE, is_allowed, is_table_function, ref
 DIALECT = "duckdb"
 LENGTH_MAX = 65_536
 NODES_MAX = 20_000
-DEFAULT_SCHEMAS = ("main", "memory", "memory.main")
 CATALOG_SCHEMA = "information_schema"
 CATALOG_TABLES = frozenset(
     ("tables", "columns", "schemata", "table_constraints", "key_column_usage", "referential_constraints")
@@ -97,8 +96,9 @@ class Statement:
         return None if columns & rows else found
 
 
+@lru_cache(maxsize=128)
 def parse_statement(text: str) -> Statement:
-    """Read a statement.
+    """Read a statement; the same one is read once.
 
     Raises:
         InvalidQueryError: it is no SQL, more than one statement, no question, or calls what may not be called.

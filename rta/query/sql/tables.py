@@ -98,12 +98,17 @@ class TableName:
         return f"{self.datasource}.{self.part}" if self.part else self.datasource
 
 
+def unqualified(path: Sequence[str]) -> tuple[str, ...]:
+    """A path without the names of the catalog and the schema that everything is in."""
+    names = tuple(path)
+    while len(names) > 1 and names[0].lower() in ("memory", "main"):
+        names = names[1:]
+    return names
+
+
 def table_name(path: Sequence[str]) -> TableName:
     """The datasource and the part of it that a path in a statement means. Raises InvalidQueryError."""
-    names = list(path)
-    while len(names) > 1 and names[0].lower() in ("memory", "main"):
-        names.pop(0)
-    joined = ".".join(names)
+    joined = ".".join(unqualified(path))
     datasource, _, part = joined.partition(".")
     if DATASOURCE_NAME.fullmatch(datasource.lower()) is None or len(joined) > 256 or "/" in joined:
         raise InvalidQueryError(
