@@ -133,6 +133,7 @@ TimeRange = Absolute | Last | Calendar
 class Order:
     name: str
     descending: bool = False
+    nulls_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

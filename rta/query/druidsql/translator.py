@@ -49,6 +49,9 @@ _TYPES = {
 class Subqueries(Protocol):
     """Translates a query that stands inside an expression."""
 
+    estimates: bool
+    estimated: bool
+
     def subquery(self, query: exp.Expr, outer: Scope) -> tuple[str, list[Kind]]: ...
 
 
