@@ -20,6 +20,7 @@ from sqlglot.tokenizer_core import TokenType
 from sqlglot.tokens import Tokenizer as _Tokenizer
 
 from rta.errors import InvalidQueryError
+from rta.query.druidsql.grammar import check_parts
 
 TEXT_MAX = 65_536
 DEPTH_MAX = 200
@@ -103,6 +104,7 @@ def parse_statement(text: str) -> Statement:
     if not isinstance(tree, exp.Query):
         word = rest.split(maxsplit=1)[0][:32].upper() if rest.strip() else "nothing"
         raise InvalidQueryError(f"cannot run {word} here: data is only read", "send SELECT, or EXPLAIN PLAN FOR SELECT")
+    check_parts(tree)
     return Statement(tree, explain is not None, settings)
 
 
