@@ -239,6 +239,7 @@ class Best:
 class Order:
     name: str
     descending: bool = False
+    nulls_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import polars as pl
 
 from rta.query.answer import FEW_ROWS
 from rta.query.columns import keys_of
-from rta.query.model import Best, Query
+from rta.query.model import Best, Order, Query
 from rta.query.plan import Plan
 
 
@@ -28,15 +28,10 @@ def ordered_rows(frame: pl.DataFrame, query: Query) -> pl.DataFrame:
     """The rows in the order of the question."""
     if query.best is not None:
         return frame
-    names = [o.name for o in query.order_by]
-    descending = [o.descending for o in query.order_by]
-    for key in keys_of(query):
-        if key not in names:
-            names.append(key)
-            descending.append(False)
-    if names and frame.height > 1:
-        frame = _sorted(frame, names, descending)
-    return frame
+    orders = [*query.order_by]
+    named = {o.name for o in orders}
+    orders += [Order(key) for key in keys_of(query) if key not in named]
+    return _sorted(frame, orders) if orders and frame.height > 1 else frame
 
 
 def _best_rows(frame: pl.DataFrame, query: Query, best: Best) -> pl.DataFrame:
@@ -50,26 +45,31 @@ def _best_rows(frame: pl.DataFrame, query: Query, best: Best) -> pl.DataFrame:
     return ranked.group_by(keys, maintain_order=True).head(best.k) if keys else ranked.head(best.k)
 
 
-def _sorted(frame: pl.DataFrame, names: Sequence[str], descending: Sequence[bool]) -> pl.DataFrame:
-    if frame.height <= FEW_ROWS and not any(_has_nan(frame.get_column(name)) for name in names):
-        order = _order_of_few(frame, names, descending)
+def _sorted(frame: pl.DataFrame, orders: Sequence[Order]) -> pl.DataFrame:
+    if frame.height <= FEW_ROWS and not any(_has_nan(frame.get_column(o.name)) for o in orders):
+        order = _order_of_few(frame, orders)
         return frame if order == list(range(frame.height)) else frame[order]
-    return frame.sort(list(names), descending=list(descending), nulls_last=True)
+    return frame.sort(
+        [o.name for o in orders],
+        descending=[o.descending for o in orders],
+        nulls_last=[not o.nulls_first for o in orders],
+    )
 
 
 def _has_nan(column: pl.Series) -> bool:
     return column.dtype.is_float() and bool(column.is_nan().any())
 
 
-def _order_of_few(frame: pl.DataFrame, names: Sequence[str], descending: Sequence[bool]) -> list[int]:
+def _order_of_few(frame: pl.DataFrame, orders: Sequence[Order]) -> list[int]:
     """By the last name first, each time stable. polars needs longer to get ready than this takes for few rows."""
     order = list(range(frame.height))
-    for name, down in reversed(list(zip(names, descending, strict=True))):
-        column = frame.get_column(name)
+    for by in reversed(orders):
+        column, down = frame.get_column(by.name), by.descending
         values = (column.to_physical() if column.dtype.is_temporal() else column).to_list()
         if column.null_count():
-            # What is empty comes last in both directions.
-            ranks = [((v is None) != down, 0 if v is None else v) for v in values]
+            # What is empty comes last in both directions, unless it is to come first.
+            last = down != by.nulls_first
+            ranks = [((v is None) != last, 0 if v is None else v) for v in values]
             order.sort(key=ranks.__getitem__, reverse=down)
         else:
             order.sort(key=values.__getitem__, reverse=down)

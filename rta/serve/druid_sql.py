@@ -7,25 +7,27 @@ is answered `rta.serve.sql`'s. Knows no HTTP: `rta.serve.druid_sql_http` does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
-import sqlglot
-from sqlglot import exp
 
 from rta.config import Settings
-from rta.errors import InvalidQueryError, TooLargeError
+from rta.errors import InvalidQueryError, NotFoundError, TooLargeError
 from rta.events.schemas import Datasource
 from rta.query.answer import format_time
 from rta.query.druidsql.context import Context, read_context
 from rta.query.druidsql.dialect import Statement, parse_statement
 from rta.query.druidsql.parameters import with_parameters
 from rta.query.druidsql.render import FORMATS, Form, Format, render
+from rta.query.druidsql.scope import Catalog
 from rta.query.druidsql.system import Rows, catalog
 from rta.query.druidsql.tables import druid_tables
 from rta.query.druidsql.translate import Translation, sys_tables_of, translate
@@ -33,14 +35,17 @@ from rta.serve.ports import Definitions, View, Views
 from rta.serve.sql import SqlOptions, SqlRows
 
 UNDER_WAY_MAX = 4_096
-ENGINE = "duckdb"
+TRANSLATIONS_MAX = 512
+QUICK_CHARACTERS = 4_000
+"""So long a text is read and translated in some milliseconds."""
+Result = TypeVar("Result")
 SERVER_TYPE = "broker"
 
 
 class Sql(Protocol):
     """Answers a statement of the engine's dialect."""
 
-    async def rows(self, statement: exp.Expr, parameters: Sequence[Any], options: SqlOptions) -> SqlRows: ...
+    async def rows(self, statement: str, parameters: Sequence[Any], options: SqlOptions) -> SqlRows: ...
 
 
 class CancelledQueryError(Exception):
@@ -62,7 +67,7 @@ class DruidSqlReply:
 class _Request:
     text: str
     form: Form
-    context: Context
+    given: Mapping[str, Any]
     parameters: Sequence[Any]
     query_id: str
 
@@ -78,6 +83,8 @@ class DruidSqlService:
         self._server = f"{settings.host}:{settings.port}"
         self._under_way: dict[str, set[asyncio.Task[Any]]] = {}
         self._cancelled: set[asyncio.Task[Any]] = set()
+        self._catalog: tuple[object, Catalog] | None = None
+        self._translations: OrderedDict[object, Translation] = OrderedDict()
 
     async def answer(
         self, document: Mapping[str, Any], *, after: str | None = None, if_none_match: str | None = None
@@ -116,27 +123,58 @@ class DruidSqlService:
 
     async def _answer(self, request: _Request, after: str | None, if_none_match: str | None) -> DruidSqlReply:
         text = with_parameters(request.text, request.parameters) if "?" in request.text else request.text
-        read = _parsed(text)
-        context = read_context(read.settings) if read.settings else request.context
-        translation = await self._translation(read, context)
-        limit_s = context.timeout_ms / 1000 if context.timeout_ms else None
-        options = SqlOptions(after=after, if_none_match=if_none_match, time_limit_s=limit_s)
-        statement = sqlglot.parse_one(translation.sql, dialect=ENGINE)
-        found = await self._sql.rows(statement, translation.parameters, options)
+        read = await _beside(text, _parsed, text)
+        context = read_context({**request.given, **read.settings})
+        translation = await self._translation(text, read, context)
+        form = f".{hashlib.blake2b(repr((request.form, context.zone)).encode(), digest_size=4).hexdigest()}"
+        options = SqlOptions(
+            after=after,
+            if_none_match=None if if_none_match is None else if_none_match.replace(form, ""),
+            time_limit_s=context.timeout_ms / 1000 if context.timeout_ms else None,
+            otherwise=translation.sql if translation.estimate else None,
+        )
+        found = await self._sql.rows(translation.estimate or translation.sql, translation.parameters, options)
         if found.more:
             raise TooLargeError(
                 f"the answer has more than {self._limits.query_rows:,} rows", "add LIMIT, or raise 'limits.query_rows'"
             )
         write = partial(_written, found, translation, request.form, context.zone)
         body = b"" if found.unchanged else await asyncio.get_running_loop().run_in_executor(None, write)
-        return DruidSqlReply(body, request.query_id, request.form.header, found.etag, found.unchanged)
+        # The same rows in another form are another answer.
+        etag = f'{found.etag[:-1]}{form}"'
+        return DruidSqlReply(body, request.query_id, request.form.header, etag, found.unchanged)
 
-    async def _translation(self, read: Statement, context: Context) -> Translation:
-        datasources = sorted(await self._definitions.all(), key=lambda d: d.name)
-        wanted = sys_tables_of(read)
-        sys_rows = await self._sys_rows(datasources) if wanted else {}
+    async def _translation(self, text: str, read: Statement, context: Context) -> Translation:
+        datasources = await self._datasources(read)
         now_ms = time.time_ns() // 1_000_000
-        return translate(read, catalog(druid_tables(datasources), sys_rows), context, now_ms)
+        if sys_tables_of(read):
+            sys_rows = await self._sys_rows(datasources)
+            return await _beside(text, translate, read, catalog(druid_tables(datasources), sys_rows), context, now_ms)
+        tables = tuple((d.folder, d.version) for d in datasources)
+        if self._catalog is None or self._catalog[0] != tables:
+            self._catalog = tables, catalog(druid_tables(datasources), {})
+        if read.asks_the_time:
+            return await _beside(text, translate, read, self._catalog[1], context, now_ms)
+        key = (text, tables, replace(context, query_id=None, timeout_ms=None))
+        found = self._translations.pop(key, None)
+        if found is None:
+            found = await _beside(text, translate, read, self._catalog[1], context, now_ms)
+        self._translations[key] = found
+        if len(self._translations) > TRANSLATIONS_MAX:
+            self._translations.popitem(last=False)
+        return found
+
+    async def _datasources(self, read: Statement) -> list[Datasource]:
+        """All of them; looked up anew when the query names one that this process has not seen yet."""
+        datasources = await self._definitions.all()
+        known = {d.name for d in datasources}
+        missing = {name.partition(".")[0] for name in read.tables} - known
+        for name in missing:
+            with contextlib.suppress(NotFoundError):
+                await self._definitions.get(name)
+        if missing:
+            datasources = await self._definitions.all()
+        return sorted(datasources, key=lambda d: d.name)
 
     async def _sys_rows(self, datasources: Sequence[Datasource]) -> dict[str, Rows]:
         """What there is, in the words of Druid: files are segments, partitions are tasks, datasources are supervisors."""
@@ -171,14 +209,14 @@ def read_request(document: Mapping[str, Any]) -> _Request:
     parameters = document.get("parameters") or []
     if not isinstance(parameters, list):
         raise InvalidQueryError(f"'parameters' is {str(parameters)[:64]!r}", "send a list")
-    context = read_context(given)
+    context = read_context(given)  # what is wrong with it is said before anything else
     form = Form(
         format=found,
         header=_flag(document, "header"),
         types=_flag(document, "typesHeader"),
         sql_types=_flag(document, "sqlTypesHeader"),
     )
-    return _Request(text, form, context, parameters, context.query_id or str(uuid.uuid4()))
+    return _Request(text, form, given, parameters, context.query_id or str(uuid.uuid4()))
 
 
 def _flag(document: Mapping[str, Any], key: str) -> bool:
@@ -190,6 +228,13 @@ def _flag(document: Mapping[str, Any], key: str) -> bool:
     if str(value).lower() not in ("true", "false"):
         raise InvalidQueryError(f"'{key}' is {str(value)[:64]!r}", "use true or false")
     return str(value).lower() == "true"
+
+
+async def _beside(text: str, work: Callable[..., Result], *arguments: Any) -> Result:
+    """The work's result; where the query is long it is done beside the event loop, which has others to serve."""
+    if len(text) <= QUICK_CHARACTERS:
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)
 
 
 @lru_cache(maxsize=512)

@@ -55,6 +55,7 @@ class SqlOptions:
         after: Positions that the answer must contain, separated by commas.
         limit: Rows at most; None for as many as the settings allow.
         time_limit_s: None for that of the settings, which it can't pass.
+        otherwise: What is run instead of the statement where no rollup answers it: one that estimates nothing, say.
     """
 
     after: str | None = None
@@ -62,6 +63,7 @@ class SqlOptions:
     max_staleness_ms: int = 10
     limit: int | None = None
     time_limit_s: float | None = None
+    otherwise: exp.Expr | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class _Ask:
     begun: float
     limit_s: float
     limit: int
+    otherwise: Statement | None = None
 
     @property
     def left_s(self) -> float:
@@ -146,26 +149,35 @@ class SqlService:
         return await self._reply(statement, question.parameters, options, form)
 
     async def rows(
-        self, statement: exp.Expr, parameters: Sequence[Any] = (), options: SqlOptions = SqlOptions()
+        self, statement: exp.Expr | str, parameters: Sequence[Any] = (), options: SqlOptions = SqlOptions()
     ) -> SqlRows:
-        """Answer a statement that is a tree already, in DuckDB's dialect; it is checked as any other.
+        """Answer a statement that was made, not sent, in DuckDB's dialect; it is checked as any other.
 
         Raises:
             As `answer`.
         """
         loop = asyncio.get_running_loop()
-        read = await loop.run_in_executor(self._queries.looking, partial(of_tree, statement))
-        reply = await self._reply(read, tuple(parameters), options, "arrow")
+        read = await loop.run_in_executor(self._queries.looking, _read, statement)
+        other = options.otherwise
+        otherwise = None if other is None else await loop.run_in_executor(self._queries.looking, _read, other)
+        reply = await self._reply(read, tuple(parameters), options, "arrow", otherwise)
         return SqlRows(reply.body, bool(reply.meta.get("truncated")), reply.meta, reply.etag, reply.status == 304)
 
     async def close(self) -> None:
         """Questions under way are given up."""
         self._flights.cancel()
 
-    async def _reply(self, statement: Statement, parameters: tuple[Any, ...], options: SqlOptions, form: Form) -> Reply:
+    async def _reply(
+        self,
+        statement: Statement,
+        parameters: tuple[Any, ...],
+        options: SqlOptions,
+        form: Form,
+        otherwise: Statement | None = None,
+    ) -> Reply:
         limit_s = min(self._limits.query_time / 1000, options.time_limit_s or float("inf"))
         limit = min(options.limit or self._limits.query_rows, self._limits.query_rows)
-        ask = _Ask(statement, parameters, options, form, time.perf_counter(), limit_s, limit)
+        ask = _Ask(statement, parameters, options, form, time.perf_counter(), limit_s, limit, otherwise)
         try:
             async with asyncio.timeout(limit_s):
                 for _ in range(RENEWALS_MAX):
@@ -187,6 +199,8 @@ class SqlService:
             as_query = await self._as_query(ask, views)
             if as_query is not None:
                 return await self._by_rollup(ask, as_query)
+            if ask.otherwise is not None:
+                ask = replace(ask, statement=ask.otherwise, otherwise=None)
             prepared = await self._prepare(ask, views)
             etag = etag_of(prepared.key, all(view.complete for view in prepared.views))
             if not ask.statement.is_volatile and matches(ask.options.if_none_match or "", etag):
@@ -338,6 +352,10 @@ def _positions(after: str | None) -> dict[str, Position]:
             known = found.get(position.folder)
             found[position.folder] = position if known is None else known.merge(position)
     return found
+
+
+def _read(statement: exp.Expr | str) -> Statement:
+    return parse_statement(statement) if isinstance(statement, str) else of_tree(statement)
 
 
 def _translated(ask: _Ask, view: View) -> AsQuery | None:

@@ -260,3 +260,59 @@ async def test_a_query_is_cancelled_by_its_id(
     gone = await client.delete(f"{PATH}/long one")
     assert gone.status_code == 404
     assert gone.json()["category"] == "NOT_FOUND"
+
+
+async def test_the_same_rows_in_another_form_are_another_answer(client: httpx.AsyncClient) -> None:
+    objects = await ask(client, COUNT)
+    again = await client.post(
+        PATH, json={"query": COUNT, "resultFormat": "array"}, headers={"If-None-Match": objects.headers["etag"]}
+    )
+    assert (again.status_code, again.json()) == (200, [[39244]])
+
+
+async def sources_of(client: httpx.AsyncClient, site: Site, query: str, **context: Any) -> tuple[list[Any], list[str]]:
+    """The rows, and which tables they were made of."""
+    metas: list[list[str]] = []
+    rows = site.asker.service.rows
+
+    async def noted(*arguments: Any) -> SqlRows:
+        found = await rows(*arguments)
+        metas.append(found.meta["sources"])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site.asker.service, "rows", noted)
+        answer = await ask(client, query, resultFormat="array", context=context)
+    assert answer.status_code == 200, answer.text
+    return answer.json(), metas[0]
+
+
+ROLLED_UP = [
+    "SELECT TIME_FLOOR(__time, 'PT5M') AS t, COUNT(*) AS n FROM wikipedia WHERE __time >= TIMESTAMP '2015-09-12 10:00:00' "
+    "AND __time < TIMESTAMP '2015-09-12 11:00:00' AND channel = '#en.wikipedia' GROUP BY 1 ORDER BY 1",
+    "SELECT FLOOR(__time TO HOUR), SUM(added), MAX(delta) FROM wikipedia GROUP BY 1",
+    "SELECT countryName, SUM(added) AS a FROM wikipedia WHERE isRobot = false GROUP BY 1 ORDER BY a DESC LIMIT 4",
+    "SELECT countryName, COUNT(*) AS n FROM wikipedia GROUP BY countryName",
+    "SELECT metroCode, COUNT(*) AS n FROM wikipedia GROUP BY 1 ORDER BY 1 DESC LIMIT 3",
+    'SELECT COUNT(*) AS n, COUNT(DISTINCT "user") AS u, APPROX_QUANTILE_DS(delta, 0.9) AS q FROM wikipedia '
+    "WHERE TIME_IN_INTERVAL(__time, '2015-09-12T05:00:00Z/PT2H') AND channel IN ('#be.wikipedia', '#bg.wikipedia')",
+]
+
+
+@pytest.mark.parametrize("query", ROLLED_UP)
+async def test_what_has_a_rollups_shape_is_answered_by_it_and_equals_the_raw_events(
+    client: httpx.AsyncClient, site: Site, query: str
+) -> None:
+    rows, sources = await sources_of(client, site, query)
+    assert sources[0].startswith("rollup_")
+    raw, sources = await sources_of(
+        client, site, query.replace("FROM wikipedia", "FROM (SELECT * FROM wikipedia) AS w")
+    )
+    assert sources[0] == "events"
+    assert rows == raw
+    assert rows != []
+
+
+async def test_a_distinct_count_without_a_rollup_is_exact(client: httpx.AsyncClient, site: Site) -> None:
+    query = "SELECT COUNT(DISTINCT page), APPROX_COUNT_DISTINCT(page) FROM wikipedia"
+    assert await sources_of(client, site, query) == ([[35143, 35143]], ["events", "hot"])

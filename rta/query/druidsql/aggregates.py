@@ -1,6 +1,7 @@
 """Aggregate functions, with FILTER, DISTINCT and the time that EARLIEST and LATEST go by.
 
-Counts of distinct values are exact, whether the query asks for an estimate or not.
+What may be estimated is written in two ways: as an estimate for rollups, which hold sketches, and exactly for everything
+else. The engine's own estimates err on small sets, where those of Druid do not.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def aggregate(translator: Translator, word: str, nodes: Sequence[exp.Expr], wher
 def _count(call: Call) -> Typed:
     if call.distinct:
         call.count(1, 1)
-        return distinct_count(call)
+        return distinct_count(call, approximate=call.translator.context.approximate_distinct)
     call.count(0, 1)
     if not call.nodes or isinstance(call.nodes[0], exp.Star):
         return Typed(f"count(*){call.suffix}", BIGINT)
@@ -83,8 +84,8 @@ def _count(call: Call) -> Typed:
     return Typed(f"count({sql}){call.suffix}", BIGINT)
 
 
-def distinct_count(call: Call) -> Typed:
-    """Of a multi-value string each value counts. Exact: the engine's own estimate errs where Druid's does not, on small sets."""
+def distinct_count(call: Call, *, approximate: bool) -> Typed:
+    """Of a multi-value string each value counts."""
     value = call.argument()
     if value.kind.is_sketch:
         raise InvalidQueryError(
@@ -95,12 +96,19 @@ def distinct_count(call: Call) -> Typed:
         return Typed(f"coalesce(len(list_distinct(flatten({whole}))), 0)", BIGINT)
     if value.kind.is_time:
         value = Typed(f"epoch_ms({value.sql})", BIGINT)
-    return Typed(f"count(DISTINCT {value.sql}){call.suffix}", BIGINT)
+    function = "approx_count_distinct(" if approximate and _estimates(call) else "count(DISTINCT "
+    return Typed(f"{function}{value.sql}){call.suffix}", BIGINT)
+
+
+def _estimates(call: Call) -> bool:
+    """Notes that there is something to estimate, and says whether it shall be."""
+    call.translator.queries.estimated = True
+    return call.translator.queries.estimates
 
 
 def _approximate(call: Call) -> Typed:
     call.count(1, 3)
-    return distinct_count(call)
+    return distinct_count(call, approximate=True)
 
 
 def _numeric(value: Typed, zone: str) -> Typed:
@@ -189,7 +197,8 @@ def _quantile(call: Call) -> Typed:
     if not 0 <= fraction <= 1:
         raise InvalidQueryError(f"the fraction of {call.word} is {fraction}", "use a number from 0 to 1")
     value = _numeric(call.argument(), call.translator.zone)
-    return Typed(f"quantile_disc({value.sql}, {float(fraction)!r}){call.suffix}", DOUBLE)
+    function = "approx_quantile" if _estimates(call) else "quantile_disc"
+    return Typed(f"{function}({value.sql}, {float(fraction)!r}){call.suffix}", DOUBLE)
 
 
 def _bits(function: str) -> _Aggregate:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import sqlglot
@@ -19,8 +20,9 @@ from sqlglot.tokenizer_core import TokenType
 from sqlglot.tokens import Tokenizer as _Tokenizer
 
 from rta.errors import InvalidQueryError
+from rta.query.druidsql.grammar import check_parts
 
-TEXT_MAX = 1 << 20
+TEXT_MAX = 65_536
 DEPTH_MAX = 200
 _KEPT = ("CAST", "TRY_CAST", "CEIL", "FLOOR", "EXTRACT", "TRIM", "JSON_OBJECT")
 _EXPLAIN = re.compile(
@@ -58,7 +60,7 @@ class DruidSql(Druid):
             return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Statement:
     """A query that was read.
 
@@ -71,6 +73,20 @@ class Statement:
     query: exp.Query
     explained: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def asks_the_time(self) -> bool:
+        """Whether it means something else a moment later."""
+        plain = any(self.query.find_all(exp.CurrentTimestamp, exp.CurrentDate))
+        names = {str(n.this).upper() for n in self.query.find_all(exp.Anonymous)}
+        names |= {n.name.upper() for n in self.query.find_all(exp.Column)}
+        return plain or bool(names & {"CURRENT_TIMESTAMP", "CURRENT_DATE", "LOCALTIMESTAMP"})
+
+    @cached_property
+    def tables(self) -> frozenset[str]:
+        """Names that stand where a table of the schema `druid` may."""
+        named = {t.name for t in self.query.find_all(exp.Table) if t.name and t.db.lower() in ("", "druid")}
+        return frozenset(named - {entry.alias for entry in self.query.find_all(exp.CTE)})
 
 
 def parse_statement(text: str) -> Statement:
@@ -88,6 +104,7 @@ def parse_statement(text: str) -> Statement:
     if not isinstance(tree, exp.Query):
         word = rest.split(maxsplit=1)[0][:32].upper() if rest.strip() else "nothing"
         raise InvalidQueryError(f"cannot run {word} here: data is only read", "send SELECT, or EXPLAIN PLAN FOR SELECT")
+    check_parts(tree)
     return Statement(tree, explain is not None, settings)
 
 

@@ -44,6 +44,8 @@ class Queries:
     Args:
         used: The tables that the statement read so far.
         parameters: Values that the statement names as `$1`, `$2`, ….
+        estimates: Whether what may be estimated is written so, for rollups that have sketches; else it is exact.
+        estimated: Whether there was anything of the kind.
     """
 
     catalog: Catalog
@@ -51,6 +53,8 @@ class Queries:
     now_ms: int
     used: list[Table] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
+    estimates: bool = False
+    estimated: bool = False
     _common: list[dict[str, tuple[Column, ...]]] = field(default_factory=list)
     _lateral: int = 0
 

@@ -33,12 +33,14 @@ class Translation:
     Args:
         tables: The tables of datasources that it reads.
         parameters: What stands for `$1`, `$2`, … in it.
+        estimate: The same with estimates, for rollups that have sketches; None where there is nothing to estimate.
     """
 
     sql: str
     columns: tuple[OutputColumn, ...]
     tables: tuple[str, ...]
     parameters: tuple[str, ...] = ()
+    estimate: str | None = None
 
 
 def translate(statement: Statement, catalog: Catalog, context: Context, now_ms: int) -> Translation:
@@ -46,6 +48,9 @@ def translate(statement: Statement, catalog: Catalog, context: Context, now_ms: 
     queries = Queries(catalog, context, now_ms)
     try:
         found = queries.query(statement.query, last=True)
+        estimate = None
+        if queries.estimated and not statement.explained:
+            estimate = Queries(catalog, context, now_ms, estimates=True).query(statement.query, last=True).sql
     except RecursionError as error:
         raise InvalidQueryError("the query is nested too deeply", "write it with fewer brackets") from error
     tables = tuple(dict.fromkeys(t.name for t in queries.used if not t.system))
@@ -61,7 +66,7 @@ def translate(statement: Statement, catalog: Catalog, context: Context, now_ms: 
     if any(c.kind.is_list or c.kind.is_sketch for c in columns):
         sent = tuple(_sent(c, context) for c in columns)
         return Translation(_flattened(found.sql, columns, context), sent, tables, tuple(queries.parameters))
-    return Translation(found.sql, tuple(columns), tables, tuple(queries.parameters))
+    return Translation(found.sql, tuple(columns), tables, tuple(queries.parameters), estimate)
 
 
 def _flattened(sql: str, columns: Sequence[OutputColumn], context: Context) -> str:

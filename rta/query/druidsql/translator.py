@@ -49,6 +49,9 @@ _TYPES = {
 class Subqueries(Protocol):
     """Translates a query that stands inside an expression."""
 
+    estimates: bool
+    estimated: bool
+
     def subquery(self, query: exp.Expr, outer: Scope) -> tuple[str, list[Kind]]: ...
 
 
@@ -271,8 +274,10 @@ def _like(translator: Translator, node: exp.Expr) -> Typed:
         raise InvalidQueryError("ESCAPE stands behind LIKE only")
     value, pattern = translator.translate(node.this), as_text(translator.translate(node.expression), translator.zone)
     if value.kind.multi:
-        return contains_any(value, f"_e LIKE {pattern.sql}{escape}")
-    return Typed(f"({as_text(value, translator.zone).sql} LIKE {pattern.sql}{escape})", BOOLEAN)
+        found = contains_any(value, f"_e LIKE {pattern.sql}{escape}")
+    else:
+        found = Typed(f"({as_text(value, translator.zone).sql} LIKE {pattern.sql}{escape})", BOOLEAN)
+    return Typed(f"(NOT {found.sql})", BOOLEAN) if node.args.get("negate") else found
 
 
 def _is(translator: Translator, node: exp.Is) -> Typed:

@@ -256,15 +256,16 @@ class _Translation:
 
     def _order(self, entry: exp.Expr, keys: Sequence[str]) -> Order:
         assert isinstance(entry, exp.Ordered)
-        if entry.args.get("nulls_first") or entry.args.get("with_fill"):
-            raise NotTranslatableError("nulls first")
+        if entry.args.get("with_fill"):
+            raise NotTranslatableError("filled")
+        nulls_first = bool(entry.args.get("nulls_first"))
         tree = self._meant(entry.this)
         if _is_aggregate(tree):
-            return Order(self._metric(tree).name, bool(entry.args.get("desc")))
+            return Order(self._metric(tree).name, bool(entry.args.get("desc")), nulls_first)
         key = self._key(tree)
         if key not in keys:
             raise NotTranslatableError("ordered by what is not grouped by")
-        return Order(key, bool(entry.args.get("desc")))
+        return Order(key, bool(entry.args.get("desc")), nulls_first)
 
     def _whole(self, part: str) -> int | None:
         node = self._tree.args.get(part)
