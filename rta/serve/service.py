@@ -36,6 +36,7 @@ from rta.query.parse import parse_query
 from rta.query.planner import Plan, explain, plan
 from rta.query.position import Position, decode_position
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
+from rta.serve.advice import Record, advise
 from rta.serve.answers import Answers
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, View, Views
@@ -55,6 +56,7 @@ RENEWALS_MAX = 2
 """How often a question takes a newer view because files or rows of the last one are gone."""
 HOT_BLOCKS_MAX = 32
 """Rollups whose rows beyond the files are kept decoded."""
+ADVICE_STALENESS_MS = 60_000
 INLINE_ROWS_MAX = 50_000
 """So many raw rows, and no files, are scanned here: 10-20 ms, and the worker's start is saved."""
 
@@ -143,6 +145,7 @@ class QueryService:
         self._running = ThreadPoolExecutor(2, "query-run")
         self.registry = Registry()
         self.answers = Answers(ANSWERS_BYTES_MAX, self.registry)
+        self._record = Record()
         self._under_way: dict[bytes, asyncio.Task[Found]] = {}
         self._waiting: dict[asyncio.Task[Found], int] = {}
         self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
@@ -208,6 +211,21 @@ class QueryService:
             "hot": prepared.has_hot,
             "version": prepared.view.version,
         }
+
+    async def advise(self, name: str | None) -> dict[str, Any]:
+        """Which rollups the last questions of this replica would have wanted, of one datasource or of all.
+
+        Raises NotFoundError, CorruptFileError, TimeLimitError.
+        """
+        wanted = await self._definitions.all() if name is None else [await self._definitions.get(name)]
+        loop = asyncio.get_running_loop()
+        found = []
+        for datasource in wanted:
+            view = await self._views.at(datasource, ADVICE_STALENESS_MS, None, self._limits.query_time / 1000)
+            files = await loop.run_in_executor(self._looking, view.files, EVENTS)
+            seen = self._record.of(datasource.folder)
+            found.append(await asyncio.to_thread(advise, seen, datasource, files, self._store))
+        return {"datasources": found}
 
     async def close(self) -> None:
         """End the threads; questions under way are given up."""
@@ -303,6 +321,13 @@ class QueryService:
             task.exception()  # whoever waited has it; nobody may have
 
     async def _compute(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        """Also noted: what it took, for advice on rollups."""
+        begun = time.perf_counter()
+        finished = await self._computed(prepared, arrow, limit_s)
+        self._record.note(prepared.plan, prepared.reads, time.perf_counter() - begun)
+        return finished
+
+    async def _computed(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         if prepared.plan.rollup is None:
             return await self._run_raw(prepared, arrow, limit_s)
         loop = asyncio.get_running_loop()

@@ -148,6 +148,11 @@ class FakeService:
         query = parse_query(document)
         return {"plan": {"datasource": query.datasource}}
 
+    async def advise(self, name: str | None) -> dict[str, Any]:
+        if name not in (None, "events"):
+            raise NotFoundError(f"no datasource '{name}'")
+        return {"datasources": [{"datasource": "events", "questions": 0, "proposals": [], "put": None}]}
+
 
 @dataclass
 class FakeControl:
