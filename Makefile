@@ -12,7 +12,7 @@ UV := $(shell command -v uv 2>/dev/null)
 help:
 	@echo "make setup   install rta and what it needs into $(VENV)"
 	@echo "make demo    start rta with the Wikipedia edits of one day and a generated web shop"
-	@echo "make test    run every test"
+	@echo "make test    run every test, in two lanes; TEST='-k quota' picks some"
 	@echo "make lint    ruff, mypy --strict, import-linter"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   measure this machine; BENCH='edge http' picks some"
@@ -44,7 +44,7 @@ demo: setup
 	$(BIN)/rta demo
 
 test: setup services
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests $(TEST)
 
 lint: setup
 	$(BIN)/ruff check rta tests benchmarks

@@ -34,6 +34,9 @@ class OneDatasource:
     async def get(self, name: str) -> Datasource:
         return self.only
 
+    def at_hand(self, name: str) -> Datasource:
+        return self.only
+
     async def all(self) -> list[Datasource]:
         return [self.only]
 

@@ -223,6 +223,7 @@ def environment(settings: Settings) -> None:
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 60),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 119),
         "RAY_SERVE_PORT_QUARANTINE_S": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rta.serve.front.middlewares",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[0]),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports[1]),
         "POLARS_MAX_THREADS": "1",

@@ -153,7 +153,7 @@ class Coordinator:
             state = self._catalog.read()
             for datasource, count in self._topics.grown(state.datasources.values()):
                 logger.info("the topic of %s has %d partitions now", datasource.name, count)
-                self._catalog.grow(datasource.name, count)
+                self._catalog.grow(datasource, count)
                 state = self._catalog.read()
             news = state.version != self._catalog_version or self._spread.is_set()
             if news or (self._waits and time.monotonic() >= self._ask_again):
@@ -306,27 +306,34 @@ class Coordinator:
             **live,
         }
 
-    def ready(self) -> tuple[bool, str]:
-        """Whether every partition of every datasource has an owner that has caught up with the log.
+    def ready(self) -> tuple[str, tuple[str, ...]]:
+        """Why the system can't accept and answer, "" when it can; and what stands still without hindering the rest.
 
-        One that was made or changed a moment ago does not make the whole system unready: its owners are on their way.
+        Every partition of every datasource has an owner that has caught up with the log. One that was made or changed a moment
+        ago does not make the whole system unready: its owners are on their way. Nor does one whose topic of other producers
+        can't be read: nobody sends it events here, and it is answered from what it has.
         """
         if self._catalog_version < 0:
-            return False, "the coordinator has not read the catalog yet"
+            return "the coordinator has not read the catalog yet", ()
+        degraded = []
         for datasource in self._datasources.values():
             if time.monotonic() < self._settling.get(datasource.folder, 0.0):
                 continue
             live = self._watch.datasource(datasource.folder, datasource.partitions)
-            if datasource.folder in self._waits:
-                return False, f"'{datasource.name}' waits for its topic: {self._waits[datasource.folder]}"
-            if live["alarms"]:
-                return False, f"'{datasource.name}' has stopped: {live['alarms'][0]}"
-            if live["ownerless"]:
-                return False, f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
-            if not live["caught_up"]:
-                return False, f"'{datasource.name}' {CATCHING_UP}"
+            stopped = self._stopped(datasource, live)
+            if stopped and datasource.source is not None:
+                degraded.append(stopped)
+                continue
+            reason = stopped or _behind(datasource, live)
+            if reason:
+                return reason, ()
         self._was_ready = True
-        return True, ""
+        return "", tuple(degraded)
+
+    def _stopped(self, datasource: Datasource, live: Mapping[str, Any]) -> str:
+        if datasource.folder in self._waits:
+            return f"'{datasource.name}' waits for its topic: {self._waits[datasource.folder]}"
+        return f"'{datasource.name}' has stopped: {live['alarms'][0]}" if live["alarms"] else ""
 
     def ledger(self, name: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
         """The ledger of one datasource, or the sum of all. Raises NotFoundError."""
@@ -391,3 +398,9 @@ def together(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _behind(datasource: Datasource, live: Mapping[str, Any]) -> str:
+    if live["ownerless"]:
+        return f"partitions {live['ownerless']} of '{datasource.name}' have no owner yet"
+    return "" if live["caught_up"] else f"'{datasource.name}' {CATCHING_UP}"

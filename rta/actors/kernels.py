@@ -9,11 +9,16 @@ from __future__ import annotations
 import functools
 
 import msgspec
+import numpy as np
+import polars as pl
 
 from rta.events.batch import encode, read, split
 from rta.events.builtin import events_document
 from rta.events.decode import Body, Edge, decode
 from rta.events.definition import parse_datasource
+from rta.events.schemas import MetricType, Rollup
+from rta.query.block import Block, Dictionaries
+from rta.query.coded import count_distinct_coded, parts_of, ranks_coded
 from rta.query.execute import run_rollup
 from rta.query.parse import parse_query
 from rta.query.planner import plan
@@ -71,6 +76,17 @@ def warm_up() -> None:
         merged = merge_partials([p[rollup.name] for p in partials if rollup.name in p], rollup, datasource)
         if planned.rollup == rollup:
             run_rollup(planned, [merged])
+            _warm_up_coded(merged, rollup)
+
+
+def _warm_up_coded(rows: pl.DataFrame, rollup: Rollup) -> None:
+    """What only questions over many items come to."""
+    part = list(parts_of([(Block(rows, Dictionaries()), 0, rows.height)], None, np.zeros(rows.height, np.int32)))
+    for metric in rollup.metrics:
+        if metric.type is MetricType.QUANTILE:
+            ranks_coded(part, metric.items, 1, 1 << 20, 0.5)
+        elif metric.type is MetricType.UNIQUE:
+            count_distinct_coded(part, metric.items, 1, 1 << 20)
 
 
 def warm_up_sources() -> None:

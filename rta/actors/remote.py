@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from rta.actors.links import Site
 from rta.actors.logs import log_stats, open_admin, open_reader, open_source
 from rta.actors.messages import AggregatorStatus, Cursor, HotDelta, Registration, RowsRequest
+from rta.actors.silence import ANSWER_S, Silence
 from rta.actors.spare import Spare
 from rta.errors import RtaError, UnavailableError
 from rta.store.model import Part
@@ -33,8 +34,6 @@ COORDINATOR = "coordinator"
 LOG_HOST = "log"
 CALL_S = 25.0
 FLEET_S = 0.5
-ANSWER_S = 2.0
-MISSES_MAX = 5
 RESTART_S = 0.5
 """Pause before a process that could not start ends, and is started again."""
 logger = logging.getLogger(__name__)
@@ -169,7 +168,7 @@ class CoordinatorActor:
     def status(self) -> dict[str, Any]:
         return self._coordinator.status()
 
-    def ready(self) -> tuple[bool, str]:
+    def ready(self) -> tuple[str, tuple[str, ...]]:
         return self._coordinator.ready()
 
     def ledger(self, name: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]:
@@ -338,8 +337,7 @@ class Fleet:
         self._site = site
         self._data = _encode(site)
         self._actors: dict[str, Any] = {}
-        self._coordinator_pid: int | None = None
-        self._misses = 0
+        self._silence = Silence()
         self._spare = Spare()
 
     def start(self) -> None:
@@ -354,11 +352,11 @@ class Fleet:
         """Start the aggregators that the coordinator wants and that are not there, end those that it no longer wants."""
         self._spare.keep()
         try:
-            self._coordinator_pid, wanted = call("fleet", timeout_s=ANSWER_S)
+            pid, wanted = call("fleet", timeout_s=ANSWER_S)
         except UnavailableError:
-            self._missed()
+            self._silence.missed()
             return
-        self._misses = 0
+        self._silence.answered(pid)
         for name in wanted:
             if name not in self._actors:
                 logger.info("%s joins", name)
@@ -366,18 +364,6 @@ class Fleet:
         for name in self._aggregators() - set(wanted):
             logger.info("%s leaves", name)
             self._end(name)
-
-    def _missed(self) -> None:
-        """A coordinator that has answered before and no longer does is ended, so that a successor takes over."""
-        self._misses += 1
-        if self._misses < MISSES_MAX or self._coordinator_pid is None:
-            return
-        pid, self._coordinator_pid, self._misses = self._coordinator_pid, None, 0
-        logger.error(
-            "the coordinator, process %d, has not answered for %.0f s and is ended", pid, MISSES_MAX * ANSWER_S
-        )
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
     def _aggregators(self) -> set[str]:
         return set(self._actors) - {COORDINATOR, LOG_HOST}

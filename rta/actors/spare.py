@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -74,6 +75,9 @@ class Spare:
         for pid in set(waiting) - self._chosen:
             file = choice(pid)
             file.parent.mkdir(mode=0o700, exist_ok=True)
+            found = file.parent.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise PermissionError(f"'{file.parent}' is not a folder of ours; remove it")
             file.touch()
         for pid in self._chosen - set(waiting):
             choice(pid).unlink(missing_ok=True)

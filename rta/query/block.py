@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from numba import njit
 
 from rta.events.schemas import TIME
 from rta.stream.grouping import ALL_VALID, readable
@@ -24,6 +25,10 @@ Numbers = npt.NDArray[Any]
 Scalar = str | int | float | bool
 ENTRY_BYTES = 120
 """About what one value of a dictionary costs beside its text."""
+HASHES_MAX = 1 << 20
+"""Distinct hashes of one table and column that get codes: 50 MB at most."""
+ASKED_MAX = 64
+"""Sets of columns that a block remembers to have decoded."""
 
 
 class Dictionary:
@@ -83,11 +88,79 @@ class Dictionary:
 _TIME_TYPE = pl.Datetime("ms", "UTC")
 
 
+class ItemCodes(NamedTuple):
+    """Codes of items, all below `size`."""
+
+    codes: Codes
+    size: int
+
+
+class HashCodes:
+    """Codes of 64-bit hashes, which only grow: the low bits of a hash are taken as random."""
+
+    def __init__(self) -> None:
+        self._slots: Longs = np.zeros(1 << 12, np.int64)
+        self._codes: Codes = np.full(1 << 12, -1, np.int32)
+        self._size = 0
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        return self._slots.nbytes + self._codes.nbytes
+
+    def encode(self, values: Longs) -> ItemCodes | None:
+        """Codes of the hashes; None once there would be more than `HASHES_MAX`. ~10-30 ns each."""
+        codes = np.empty(len(values), np.int32)
+        done = 0
+        with self._lock:
+            while done < len(values):
+                if self._size > HASHES_MAX:
+                    return None
+                done, self._size = _encode_hashes(values, done, self._slots, self._codes, self._size, codes)
+                if done < len(values):
+                    slots, known = self._slots, self._codes
+                    self._slots, self._codes = np.zeros(4 * len(slots), np.int64), np.full(4 * len(slots), -1, np.int32)
+                    _move_hashes(slots, known, self._slots, self._codes)
+            return ItemCodes(codes, self._size)
+
+
+@njit(cache=True, nogil=True)
+def _encode_hashes(values: Longs, done: int, slots: Longs, known: Codes, size: int, codes: Codes) -> tuple[int, int]:
+    """Go on until the table is half full; how many values are done, and how many codes there are."""
+    mask = len(slots) - 1
+    for i in range(done, len(values)):
+        v = values[i]
+        slot = v & mask
+        while known[slot] >= 0 and slots[slot] != v:
+            slot = (slot + 1) & mask
+        if known[slot] < 0:
+            if 2 * size >= len(slots):
+                return i, size
+            slots[slot] = v
+            known[slot] = size
+            size += 1
+        codes[i] = known[slot]
+    return len(values), size
+
+
+@njit(cache=True, nogil=True)
+def _move_hashes(slots: Longs, known: Codes, new_slots: Longs, new_known: Codes) -> None:
+    mask = len(new_slots) - 1
+    for i in range(len(slots)):
+        if known[i] >= 0:
+            slot = slots[i] & mask
+            while new_known[slot] >= 0:
+                slot = (slot + 1) & mask
+            new_slots[slot] = slots[i]
+            new_known[slot] = known[i]
+
+
 class Dictionaries:
-    """The dictionaries of one table, by stored column."""
+    """The dictionaries of one table, by stored column, and those of the values in its lists of distinct ones."""
 
     def __init__(self) -> None:
         self._by_column: dict[str, Dictionary] = {}
+        self._of_items: dict[str, HashCodes] = {}
         self._lock = threading.Lock()
 
     def of(self, column: str, dtype: pl.DataType) -> Dictionary:
@@ -100,9 +173,14 @@ class Dictionaries:
     def __getitem__(self, column: str) -> Dictionary:
         return self._by_column[column]
 
+    def of_items(self, column: str) -> HashCodes:
+        with self._lock:
+            return self._of_items.setdefault(column, HashCodes())
+
     @property
     def bytes(self) -> int:
-        return sum(d.bytes for d in list(self._by_column.values()))
+        of_items = sum(d.bytes for d in list(self._of_items.values()))
+        return of_items + sum(d.bytes for d in list(self._by_column.values()))
 
 
 class NumberColumn(NamedTuple):
@@ -146,7 +224,19 @@ class Block:
         self._numbers: dict[str, NumberColumn] = {}
         self._lists: dict[str, ListColumn] = {}
         self._sketches: dict[str, tuple[Longs, list[bytes]]] = {}
+        self._item_codes: dict[str, ItemCodes | None] = {}
+        self._item_bins: dict[str, npt.NDArray[np.uint16]] = {}
+        self._asked: set[tuple[str, ...]] = set()
         self.frame_bytes = int(self.frame.estimated_size())
+
+    def asked(self, columns: tuple[str, ...]) -> bool:
+        """Whether these were asked for together before, so that all of them are decoded."""
+        return columns in self._asked
+
+    def note_asked(self, columns: tuple[str, ...]) -> None:
+        if len(self._asked) >= ASKED_MAX:
+            self._asked = set()
+        self._asked.add(columns)
 
     def has(self, column: str) -> bool:
         return column in self.frame.columns
@@ -209,4 +299,19 @@ class Block:
                 data = series.drop_nulls().to_list()
             found = (rows, data)
             self._sketches[column] = found
+        return found
+
+    def item_codes(self, column: str) -> ItemCodes | None:
+        """Codes of the hashes in a list column, one per item; None where the table has too many distinct ones."""
+        if column not in self._item_codes:
+            self._item_codes[column] = self.dictionaries.of_items(column).encode(self.lists(column).values)
+        return self._item_codes[column]
+
+    def item_bins(self, column: str) -> npt.NDArray[np.uint16]:
+        """Of each number in a list column the upper 16 bits of its place in the order of all numbers."""
+        found = self._item_bins.get(column)
+        if found is None:
+            bits = self.lists(column).values.view(np.int64)
+            found = ((bits ^ ((bits >> 63) | np.int64(-(2**63)))).view(np.uint64) >> np.uint64(48)).astype(np.uint16)
+            self._item_bins[column] = found
         return found

@@ -16,6 +16,7 @@ import polars as pl
 from numba import njit
 
 from rta.query.block import Block
+from rta.query.coded import Part, count_distinct_coded, parts_of, ranks_coded
 from rta.stream import sketches as sk
 from rta.stream.grouping import Groups, Lists, gather_lists, readable
 
@@ -50,6 +51,14 @@ class Selected(NamedTuple):
 
 def quantiles(selected: Selected, q: float) -> tuple[pl.Series, Bound]:
     """The q-quantile of each group, float64; null where a group has no value."""
+    coded = _plain(selected)
+    found = (
+        None
+        if coded is None
+        else ranks_coded(coded, selected.items, selected.groups.number, _total(coded, selected), q)
+    )
+    if found is not None:
+        return _nullable(*found), None
     lists, parts = _joined(selected, sk.kll_of)
     values, there = _select_ranks(lists.offsets, lists.values, q)
     for group, sketches in parts.items():
@@ -57,14 +66,39 @@ def quantiles(selected: Selected, q: float) -> tuple[pl.Series, Bound]:
         sketch = sk.read_kll(sk.kll_of(items, sketches))
         there[group] = not sketch.is_empty()
         values[group] = sketch.get_quantile(q, True) if there[group] else 0.0
+    return _nullable(values, there), QUANTILE_BOUND if parts else None
+
+
+def _nullable(values: npt.NDArray[np.float64], there: npt.NDArray[np.bool_]) -> pl.Series:
     series = pl.Series(values)
-    if not there.all():
-        series = series.zip_with(pl.Series(there), pl.Series([None], dtype=pl.Float64))
-    return series, QUANTILE_BOUND if parts else None
+    return series if there.all() else series.zip_with(pl.Series(there), pl.Series([None], dtype=pl.Float64))
+
+
+def _plain(selected: Selected) -> list[Part] | None:
+    """The selected rows by block, if none of the slices has a sketch: then their items are all there is."""
+    for block, first, end in selected.slices:
+        low, high = np.searchsorted(block.sketches(selected.sketch)[0], (first, end)).tolist()
+        if high > low:
+            return None
+    return list(parts_of(selected.slices, selected.rows, selected.groups.of_row))
+
+
+def _total(parts: Sequence[Part], selected: Selected) -> int:
+    """About how many items the selected rows have, from the share of rows that are selected."""
+    total = 0
+    for part, (block, first, end) in zip(parts, selected.slices, strict=True):
+        offsets = block.lists(selected.items).offsets
+        total += int(offsets[end] - offsets[first]) * len(part.places.of_row) // max(end - first, 1)
+    return total
 
 
 def uniques(selected: Selected) -> tuple[pl.Series, Bound]:
     """How many distinct values each group saw, int64."""
+    coded = _plain(selected)
+    if coded is not None:
+        found = count_distinct_coded(coded, selected.items, selected.groups.number, _total(coded, selected))
+        if found is not None:
+            return pl.Series(found), None
     lists, parts = _joined(selected, sk.hll_of)
     counts = count_distinct(lists.offsets, lists.values)
     for group, sketches in parts.items():

@@ -19,11 +19,12 @@ from rta.events.schemas import MetricType
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.block import Block, Codes, Dictionaries, Flags, ListColumn, Longs, NumberColumn
 from rta.query.combine import Selected, quantiles, tops, uniques
-from rta.query.model import QueryMetricType, Unit
+from rta.query.model import And, Compare, QueryMetricType, Unit
 from rta.query.order import cut
 from rta.query.plan import Plan, PlannedMetric
+from rta.query.selecting import codes_there, combined, renumbered, rows_still_taken, rows_taken
 from rta.query.time import bucket_starts
-from rta.query.where import Dimensions
+from rta.query.where import Dimensions, truths
 from rta.stream.grouping import (
     ALL_VALID,
     Groups,
@@ -82,6 +83,8 @@ def run_rollup(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> An
         columns.append(column.alias(planned.metric.name))
         if bound:
             bounds[planned.metric.name] = bound
+    for part in rows.slices:
+        part.block.note_asked(plan.columns)
     frame, more = cut(pl.DataFrame(columns), plan)
     return Answer(frame, bounds, more)
 
@@ -162,8 +165,17 @@ def _select(plan: Plan, rows: Rows) -> Longs | None:
         return None
     for name in plan.fields.values():
         rows.codes(name.column)
-    mask = Dimensions(rows.codes, rows.dictionaries(), plan.fields).mask(condition)
-    return np.flatnonzero(mask)
+    parts = condition.parts if isinstance(condition, And) else (condition,)
+    comparisons = [part for part in parts if isinstance(part, Compare)]
+    if len(comparisons) < len(parts):
+        return np.flatnonzero(Dimensions(rows.codes, rows.dictionaries(), plan.fields).mask(condition))
+    selected: Longs | None = None
+    for comparison in comparisons:
+        field = plan.fields[comparison.field]
+        taken = truths(comparison, field, rows.dictionaries()[field.column], wanted=True)
+        codes = readable(rows.codes(field.column))
+        selected = rows_taken(codes, taken) if selected is None else rows_still_taken(codes, taken, selected)
+    return selected
 
 
 class Keys(NamedTuple):
@@ -209,19 +221,20 @@ def _steps(plan: Plan, rows: Rows, selected: Longs | None) -> tuple[Longs, list[
 
 
 def _dense(parts: Sequence[npt.NDArray[np.integer]], sizes: list[int], combinations: int) -> tuple[list[Codes], Groups]:
-    key = parts[0].astype(np.int64)
+    key = readable(parts[0].astype(np.int32, copy=False))
     for part, size in zip(parts[1:], sizes[1:], strict=True):
-        key *= size
-        key += part
-    present = np.flatnonzero(np.bincount(key, minlength=combinations))
-    number = np.empty(combinations, np.int32)
-    number[present] = np.arange(len(present), dtype=np.int32)
+        key = readable(combined(key, size, readable(part.astype(np.int32, copy=False))))
+    there = codes_there(key, combinations)
+    present = np.flatnonzero(there)
+    if len(present) < combinations:
+        number = np.cumsum(there, dtype=np.int32) - np.int32(1)
+        key = renumbered(key, number)
     codes: list[Codes] = []
     rest = present
     for size in reversed(sizes):
         rest, code = np.divmod(rest, size)
         codes.append(code.astype(np.int32))
-    return codes[::-1], Groups(number[key], np.empty(len(present), np.int64))
+    return codes[::-1], Groups(key, np.empty(len(present), np.int64))
 
 
 def _key_columns(plan: Plan, rows: Rows, keys: Keys) -> list[pl.Series]:

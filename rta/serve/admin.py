@@ -199,16 +199,17 @@ def _add_health(router: APIRouter, control: Control) -> None:
         return json_answer({"alive": True})
 
     async def readyz() -> Response:
-        """Can accept events and answer questions."""
+        """Can accept events and answer questions; `degraded` says which topics of other producers are not read meanwhile."""
+        degraded: tuple[str, ...] = ()
         try:
             async with asyncio.timeout(CONTROL_TIMEOUT_S):
-                ready, reason = await control.ready()
+                reason, degraded = await control.ready()
         except TimeoutError:
-            ready, reason = False, f"the coordinator did not answer within {CONTROL_TIMEOUT_S:g} s"
+            reason = f"the coordinator did not answer within {CONTROL_TIMEOUT_S:g} s"
         except RtaError as error:
-            ready, reason = False, str(error)
-        if ready:
-            return json_answer({"ready": True})
+            reason = str(error)
+        if not reason:
+            return json_answer({"ready": True, "degraded": list(degraded)})
         return raw_answer(error_answer(NotReadyError(f"not ready: {reason}", "ask again in a second")))
 
     for path, endpoint, model, statuses in (

@@ -63,6 +63,7 @@ class Record:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._quick: OrderedDict[str, int] = OrderedDict()
         self._began_s = time.monotonic()
 
     def note(self, plan: Plan, reads: Sequence[Read], seconds: float) -> None:
@@ -81,6 +82,12 @@ class Record:
         held = (max(times) - min(times)) if times else 0
         entry.days += min(plan.end_ms - plan.start_ms, held) / DAY_MS
 
+    def quick(self, folder: str) -> None:
+        """One was computed from few decoded rollup rows: no other rollup would have helped, and time matters here."""
+        self._quick[folder] = self._quick.get(folder, 0) + 1
+        if len(self._quick) > SHAPES_MAX:
+            self._quick.popitem(last=False)
+
     def of(self, folder: str) -> Seen:
         """Of one datasource."""
         mine = [(wish, table, e) for (of, wish, table), e in self._entries.items() if of == folder]
@@ -89,7 +96,8 @@ class Record:
             for wish, table, e in mine
             if wish is not None
         ]
-        return Seen(tuple(found), sum(e.count for _, _, e in mine), time.monotonic() - self._began_s)
+        total = sum(e.count for _, _, e in mine) + self._quick.get(folder, 0)
+        return Seen(tuple(found), total, time.monotonic() - self._began_s)
 
 
 def advise(seen: Seen, datasource: Datasource, files: Sequence[FileRef], store: ObjectStore) -> dict[str, Any]:

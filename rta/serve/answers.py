@@ -80,9 +80,22 @@ class Answers:
 
     def known(self, key: bytes) -> Finished | None:
         """An answer that this process has."""
-        found = self._local.get(key)
-        self._looks.add(1, "process", "miss" if found is None else "hit")
+        found = self.held(key)
+        self.looked(hit=found is not None)
         return found
+
+    def held(self, key: bytes) -> Finished | None:
+        """The same, not counted."""
+        return self._local.get(key)
+
+    def looked(self, *, hit: bool) -> None:
+        """Count a look for an answer in this process."""
+        self._looks.add(1, "process", "hit" if hit else "miss")
+
+    def keep(self, key: bytes, answer: Finished) -> None:
+        """Keep an answer that was made in less time than another replica would need to ask for it."""
+        self._local.put(key, answer)
+        self._bytes.set(self._local.bytes)
 
     async def find_or(
         self, key: bytes, shared: bool, compute: Callable[[], Awaitable[Finished]]

@@ -142,10 +142,15 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.actors.kernels import warm_up
     from rta.actors.remote import RemotePeers
     from rta.serve.control import RemoteControl
+    from rta.serve.druid import druid_router
+    from rta.serve.druid_service import DruidService
+    from rta.serve.front import offer
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
     from rta.serve.service import QueryService
     from rta.serve.sharing import sharing
+    from rta.serve.sql import SqlService
+    from rta.serve.sql_http import sql_router
     from rta.serve.views import HotViews
     from rta.store.cache import FileCache
     from rta.store.catalog import Assignments
@@ -164,16 +169,23 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     scans = ScanPool(settings.limits.query_memory)
     service = QueryService(views, definitions, FileCache(CACHE_BYTES), scans, settings, store)
     service.run = site.run
+    sql = SqlService(views, definitions, scans, settings, store, service)
     link = await _redis(site, store, service.registry)
     if link is not None:
         service.answers.share(link)
     control = RemoteControl(lambda snapshots: sharing(settings, link, snapshots))
-    app = build_query_app(service, definitions, control, settings, service.registry)
+    druid = DruidService(views, definitions, scans, settings, store, service)
+    routers = [sql_router(sql, service.registry), druid_router(druid, definitions, control)]
+    app = build_query_app(service, definitions, control, settings, service.registry, routers)
+    offer(app.state.questions)
 
     warming = asyncio.create_task(scans.warm_up())
 
     async def close() -> None:
+        offer(None)
         warming.cancel()
+        await druid.close()
+        await sql.close()
         await service.close()
         await scans.close()
         if link is not None:

@@ -41,12 +41,13 @@ class RemoteControl:
         found: dict[str, Any] = await call_async("ledger", datasource, time_range_ms)
         return found
 
-    async def ready(self) -> tuple[bool, str]:
+    async def ready(self) -> tuple[str, tuple[str, ...]]:
+        """Why the system is not ready, "" when it is; and what stands still all the same."""
         try:
-            ready, reason = await call_async("ready", timeout_s=5.0)
+            reason, degraded = await call_async("ready", timeout_s=5.0)
         except UnavailableError as error:
-            return False, f"the coordinator does not answer: {error.message}"
-        return ready, reason
+            return f"the coordinator does not answer: {error.message}", ()
+        return reason, degraded
 
     async def scale(self, aggregators: int) -> dict[str, Any]:
         found: dict[str, Any] = await call_async("scale", aggregators)
@@ -88,6 +89,11 @@ class StoreDefinitions:
         if found is None:
             raise self._unknown(name)
         return found
+
+    def at_hand(self, name: str) -> Datasource | None:
+        if self._state is None or time.monotonic() - self._read_at > LOOK_S:
+            return None
+        return self._state.datasources.get(name)
 
     async def all(self) -> list[Datasource]:
         state = await self._current()

@@ -157,6 +157,43 @@ class QueryAnswer(_Open):
     next: str | None = Field(None, description="With select: pass it to get the following page")
 
 
+class TypedParameter(_Document):
+    type: str = Field(examples=["TIMESTAMP"], description="VARCHAR, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP, DATE, DECIMAL")
+    value: Any = None
+
+
+class SqlDocument(_Document):
+    """A question in SQL: one SELECT, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW TABLES or EXPLAIN."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "query": "SELECT date_trunc('hour', __time) AS hour, count(*) AS views FROM events "
+                    "WHERE __time >= $1 AND country = $2 GROUP BY hour ORDER BY hour",
+                    "parameters": [{"type": "TIMESTAMP", "value": "2026-01-01T00:00:00Z"}, "US"],
+                }
+            ]
+        },
+    )
+
+    query: str = Field(max_length=65_536, description="In DuckDB's dialect")
+    parameters: list[str | int | float | bool | TypedParameter | None] | None = Field(
+        None, max_length=10_000, description="Of `?` or of `$1`, `$2`, …, in this order"
+    )
+    limit: int | None = Field(None, ge=1, description="Rows at most; said in `meta` as `row_limit`")
+    max_staleness_ms: int | None = Field(None, ge=0, le=3_600_000, description="Default 10; 0 refreshes first")
+    after: str | None = Field(
+        None, min_length=1, description="Positions that the answer must contain, with commas between"
+    )
+
+
+class SqlRowsDocument(_Open):
+    rows: list[dict[str, Any]]
+    meta: QueryMeta
+
+
 class RollupMetric(_Document):
     name: str
     type: Literal["count", "sum", "min", "max", "quantile", "unique_count", "top"]
@@ -333,6 +370,7 @@ class Alive(_Document):
 
 class Ready(_Document):
     ready: Literal[True]
+    degraded: list[str]
 
 
 REQUESTS: tuple[type[BaseModel], ...] = (
@@ -340,6 +378,7 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     EventList,
     Acknowledgement,
     QueryDocument,
+    SqlDocument,
     DatasourceDocument,
     ScaleRequest,
     ErrorDocument,

@@ -90,6 +90,10 @@ class View(Protocol):
         ...
 
 
+class NotAtHandError(Exception):
+    """An answer can't be given without looking into the store or waiting for somebody. Whoever asked takes the long way."""
+
+
 class AwayError(Exception):
     """What processes share is not to be had now, or may or may not have changed. Whoever asked goes on without."""
 
@@ -133,6 +137,13 @@ class Views(Protocol):
         """
         ...
 
+    def at_once(self, datasource: Datasource, staleness_ms: int, after: Position | None) -> View | None:
+        """The same without waiting, if this process has such a view. May begin to take the next one beside.
+
+        For the event loop: its `files` raise NotAtHandError where they would have to be looked up in the store.
+        """
+        ...
+
     async def renew(self, view: View) -> None:
         """The view names something that is not there any more: the next one is made of what the store says then."""
         ...
@@ -143,6 +154,10 @@ class Definitions(Protocol):
 
     async def get(self, name: str) -> Datasource:
         """Looks again in the store before it says NotFoundError (which names the nearest valid name)."""
+        ...
+
+    def at_hand(self, name: str) -> Datasource | None:
+        """The same without waiting; None where that would take a look into the store."""
         ...
 
     async def all(self) -> list[Datasource]: ...
@@ -165,8 +180,8 @@ class Control(Protocol):
 
     async def ledger(self, datasource: str | None, time_range_ms: tuple[int, int] | None) -> dict[str, Any]: ...
 
-    async def ready(self) -> tuple[bool, str]:
-        """Whether events can be accepted and questions answered, and if not, why."""
+    async def ready(self) -> tuple[str, tuple[str, ...]]:
+        """Why events can't be accepted or questions answered, "" when they can; and what stands still all the same."""
         ...
 
     async def scale(self, aggregators: int) -> dict[str, Any]:

@@ -1,17 +1,15 @@
 """The FastAPI app: questions, and around them the page, the documentation and the endpoints of `rta.serve.admin`.
 
-Owns the translation between HTTP and the query service: headers, ETags, Arrow or JSON, a client that goes away, and
-that every failure is an error document. Answers come as bytes from the service and go out untouched.
+Owns the document that describes them, and that every failure is an error document. A question itself does not come this far:
+`rta.serve.front` takes it out before.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import time
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -21,50 +19,12 @@ from rta.errors import BadRequestError, NotFoundError, RtaError
 from rta.serve import documents
 from rta.serve.admin import admin_router, json_answer
 from rta.serve.dashboard import add_page
+from rta.serve.front import ARROW, Front, QueryEndpoint, QueryService, log_failure
 from rta.serve.http import CallerGate, MethodNotAllowedError, error_answer
 from rta.serve.metrics import Registry
 from rta.serve.openapi import describe
 from rta.serve.ports import Control, Definitions
 from rta.serve.requests import body_schema, declared, raw_answer, read_document, unless_gone
-
-LOG = logging.getLogger("rta.serve")
-ARROW = "application/vnd.apache.arrow.stream"
-META_HEADER = "RTA-Meta"
-
-
-class Reply(Protocol):
-    """A finished answer of the query service."""
-
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def body(self) -> bytes: ...
-
-    @property
-    def content_type(self) -> str: ...
-
-    @property
-    def etag(self) -> str | None:
-        """The data version; quoted or not."""
-        ...
-
-    @property
-    def meta(self) -> dict[str, Any] | None:
-        """Of an Arrow answer: what a JSON answer has in its body."""
-        ...
-
-
-class QueryService(Protocol):
-    """Answers questions. Both raise `RtaError` and may be cancelled at any time."""
-
-    async def answer(
-        self, document: dict[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
-    ) -> Reply: ...
-
-    async def explain(self, document: dict[str, Any]) -> dict[str, Any]: ...
-
-    async def advise(self, name: str | None) -> dict[str, Any]: ...
 
 
 def build_query_app(
@@ -73,17 +33,28 @@ def build_query_app(
     control: Control,
     settings: Settings,
     registry: Registry | None = None,
+    routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The app for everything but events. `registry` also takes what else this process counts for `/metrics`."""
+    """The app for everything but events.
+
+    Args:
+        registry: Also takes what else this process counts for `/metrics`.
+        routers: Further ways to ask, such as `rta.serve.sql_http`'s.
+    """
     registry = registry or Registry()
+    endpoint = QueryEndpoint(service, registry)
     app = FastAPI(title="rta", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(CallerGate)
+    questions = CallerGate(endpoint)
+    app.add_middleware(Front, questions=questions)
+    app.state.questions = questions
     app.add_exception_handler(RtaError, _rta_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    _add_query(app, service, registry)
+    _add_query(app, service, endpoint)
     _add_advice(app, service)
-    app.include_router(admin_router(definitions, control, registry))
+    for router in (*routers, admin_router(definitions, control, registry)):
+        app.include_router(router)
     add_page(app)
     document: dict[str, Any] = {}
 
@@ -96,10 +67,7 @@ def build_query_app(
     return app
 
 
-def _add_query(app: FastAPI, service: QueryService, registry: Registry) -> None:
-    requests = registry.counter("rta_query_requests_total", "Questions by status.", "status")
-    latency = registry.histogram("rta_query_seconds", "Time from a question's arrival to its answer.")
-
+def _add_query(app: FastAPI, service: QueryService, endpoint: QueryEndpoint) -> None:
     @app.post(
         "/v1/query",
         tags=["query"],
@@ -108,18 +76,7 @@ def _add_query(app: FastAPI, service: QueryService, registry: Registry) -> None:
     )
     async def query(request: Request) -> Response:
         """Answer a question from everything that is acknowledged, with its own quality in `meta`."""
-        begun = time.perf_counter()
-        status = "gone"
-        try:
-            answer = await _answer(service, request)
-            status = str(answer.status_code)
-        except RtaError as error:
-            status = str(error.status)
-            raise
-        finally:
-            requests.add(1, status)
-            latency.observe(time.perf_counter() - begun)
-        return answer
+        return raw_answer(await endpoint.answer(request.scope, request.receive))
 
     @app.post(
         "/v1/query/explain",
@@ -160,32 +117,9 @@ def _query_parameters() -> list[dict[str, Any]]:
     ]
 
 
-async def _answer(service: QueryService, request: Request) -> Response:
-    document = await read_document(request)
-    headers = request.headers
-    reply = await unless_gone(
-        request.receive,
-        service.answer(
-            document,
-            after_header=headers.get("rta-after"),
-            if_none_match=headers.get("if-none-match"),
-            accept_arrow=ARROW in headers.get("accept", ""),
-        ),
-    )
-    extra: dict[str, str] = {"Vary": "Accept"}
-    if reply.etag is not None:
-        extra["ETag"] = reply.etag if reply.etag.endswith('"') else f'"{reply.etag}"'
-    if reply.meta is not None and reply.content_type == ARROW:
-        extra[META_HEADER] = json.dumps(reply.meta, separators=(",", ":"), default=str)
-    if reply.status == 304:
-        return Response(None, 304, extra)
-    return Response(reply.body, reply.status, extra, reply.content_type)
-
-
 async def _rta_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RtaError)
-    if error.status >= 500 and error.retry_after_s is None:
-        LOG.error("request failed: %s", error, exc_info=error)
+    log_failure(error)
     return raw_answer(error_answer(error))
 
 

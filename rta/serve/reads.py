@@ -11,8 +11,10 @@ from typing import Any
 
 from rta.events.schemas import EVENTS, Datasource
 from rta.query.answer import format_time
+from rta.query.block import Block, Dictionaries
 from rta.query.model import Query
 from rta.query.plan import Part, Plan, Stock
+from rta.query.planner import plan
 from rta.query.time import TIME_MS_MAX
 from rta.serve.ports import View
 from rta.store.model import FileRef
@@ -25,6 +27,42 @@ class Read:
 
     part: Part
     files: tuple[FileRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A planned question with what it reads.
+
+    Args:
+        reads: The files of each part of the plan.
+        hot: Decoded rollup rows beyond them, with rows in the range; none when raw events are read.
+        has_hot: Whether rows beyond the files can be in the range.
+        hot_ends: Whether there can be raw ones in the ends of a rollup's question.
+        shared: Whether its answer is worth sharing with other replicas. Not that of a rollup with hot rows: it is made in
+            the time of asking for it, and the next event gives it another key.
+        key: Of the answer.
+    """
+
+    plan: Plan
+    view: View
+    reads: tuple[Read, ...]
+    hot: tuple[Block, ...]
+    dictionaries: Dictionaries | None
+    has_hot: bool
+    hot_ends: bool
+    shared: bool
+    key: bytes
+
+    @property
+    def raw_files(self) -> tuple[FileRef, ...]:
+        """Files of single rows, each once."""
+        found = {file.path: file for read in self.reads if read.part.grain is None for file in read.files}
+        return tuple(found.values())
+
+
+def planned_for(query: Query, view: View, now_ms: int) -> Plan:
+    """The question's plan for a view. Raises InvalidQueryError."""
+    return plan(query, view.datasource, now_ms, stock_of(view, query))
 
 
 def stock_of(view: View, query: Query) -> Stock:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from rta.errors import BadRequestError, UnsupportedMediaError
 from rta.serve.documents import ErrorDocument
-from rta.serve.http import Answer, ClientGoneError, Receive, declared_length, header, read_body, too_large
+from rta.serve.http import Answer, ClientGoneError, Receive, Scope, declared_length, header, read_body, too_large
 
 BODY_BYTES_MAX = 1 << 20
 QUICK_S = 0.02
@@ -57,21 +57,33 @@ def raw_answer(answer: Answer) -> Response:
 
 
 async def read_document(request: Request) -> dict[str, Any]:
-    """The body as a JSON object.
+    """The body as a JSON object. Raises what `read_json_body` and `json_object` do."""
+    return json_object(await read_json_body(request.scope, request.receive))
+
+
+async def read_json_body(scope: Scope, receive: Receive) -> bytes:
+    """The body of an ASGI call that says to be JSON.
 
     Raises:
-        BadRequestError: no JSON (NaN and lone surrogates are none), or no object.
         TooLargeError, UnsupportedMediaError, ClientGoneError
     """
-    content_type = (header(request.scope, b"content-type") or "").split(";", 1)[0].strip().lower()
+    content_type = (header(scope, b"content-type") or "").split(";", 1)[0].strip().lower()
     if content_type not in JSON_TYPES:
         raise UnsupportedMediaError(
             f"content type '{content_type[:100]}' is not understood here", "send 'Content-Type: application/json'"
         )
-    length = declared_length(request.scope)
+    length = declared_length(scope)
     if length is not None and length > BODY_BYTES_MAX:
         raise too_large(f"{length:,} bytes are announced", BODY_BYTES_MAX)
-    body = await read_body(request.receive, BODY_BYTES_MAX)
+    return await read_body(receive, BODY_BYTES_MAX)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A body as a JSON object.
+
+    Raises:
+        BadRequestError: no JSON (NaN and lone surrogates are none), or no object.
+    """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""The pool of scan workers: where questions run that read raw events.
+"""The pool of scan workers: where questions run that read raw events, in whatever language they are asked.
 
 Owns the processes: started when first needed, kept warm, killed when a question's time is over, when its client is gone
 or when it takes too much memory, and replaced. What a worker does is `rta.serve.scan_worker`'s. polars can't be stopped
@@ -14,18 +14,14 @@ import pickle
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-
-import pyarrow as pa
+from typing import Any
 
 import rta
 from rta.errors import OutOfMemoryError, RtaError, TimeLimitError, UnavailableError
-from rta.query.planner import Plan
-from rta.serve.scan_task import LENGTH, NARROWER, Finished, ScanTask
-from rta.store.model import FileRef
-from rta.store.objects import ObjectStore
+from rta.serve.scan_protocol import LENGTH, NARROWER, Result, Task
 
 WAITING_MAX = 256
 START_S = 30.0
@@ -51,37 +47,24 @@ class ScanPool:
         self._waiting = 0
         self._closed = False
 
-    async def scan(
-        self,
-        plan: Plan,
-        store: ObjectStore,
-        files: Sequence[FileRef],
-        hot: pa.Table,
-        *,
-        arrow: bool,
-        time_limit_s: float,
-    ) -> Finished:
-        """Answer a question from raw events.
-
-        Args:
-            files: Of the plan's table, those in its range.
-            hot: Rows of it beyond them.
+    async def run(self, task: Task[Result]) -> Result:
+        """What the task comes to in a worker.
 
         Raises:
             TimeLimitError: the time is over; the worker was killed.
             OutOfMemoryError: the question needed more than `memory_bytes`.
             CorruptFileError: a file can't be read; it is named.
             UnavailableError: too many questions wait, or a worker died of something else.
+            RtaError: whatever else the task says.
         """
-        task = ScanTask(plan, store, tuple(files), _stream(hot), arrow, time_limit_s)
         payload = pickle.dumps(task)
+        limit_s = task.time_limit_s
         try:
-            async with asyncio.timeout(time_limit_s), self._worker() as worker:
-                return await worker.ask(payload)
+            async with asyncio.timeout(limit_s), self._worker() as worker:
+                found: Result = await worker.ask(payload)
+                return found
         except TimeoutError as error:
-            raise TimeLimitError(
-                f"the query took longer than {time_limit_s:.1f} s reading raw events", NARROWER
-            ) from error
+            raise TimeLimitError(f"the query took longer than {limit_s:.1f} s reading raw events", NARROWER) from error
 
     @property
     def pids(self) -> list[int]:
@@ -168,7 +151,7 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.returncode is None
 
-    async def ask(self, payload: bytes) -> Finished:
+    async def ask(self, payload: bytes) -> Any:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(LENGTH.pack(len(payload)) + payload)
@@ -181,7 +164,6 @@ class _Worker:
                 # Something went wrong inside: what is left of it, memory above all, goes with the process.
                 await self.kill()
             raise result
-        assert isinstance(result, Finished)
         return result
 
     async def read(self) -> bytes:
@@ -217,10 +199,3 @@ class _Worker:
         assert self._process.stderr is not None
         while data := await self._process.stderr.read(STDERR_BYTES_MAX):
             self._said = (self._said + data)[-STDERR_BYTES_MAX:]
-
-
-def _stream(rows: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return bytes(sink.getvalue())

@@ -1,14 +1,10 @@
-"""A question for a scan worker, what comes back, and how it is answered there: files and hot rows in, bytes out.
+"""A question about single rows as a task for a scan worker: files and hot rows in, the answer's bytes out.
 
-Everything that crosses the pipe is defined here, so that both sides know it by one name. Runs in
-`rta.serve.scan_worker`'s process, small questions without files in the replica itself.
+Runs in `rta.serve.scan_worker`'s process, small questions without files in the replica itself.
 """
 
 from __future__ import annotations
 
-import re
-import resource
-import struct
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,25 +12,24 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
-from rta.errors import OutOfMemoryError, RtaError, UnavailableError
 from rta.query.answer import Answer, arrow_stream, rows_json
+from rta.query.fields import FieldKind
+from rta.query.paths import values_at
 from rta.query.plan import Plan
-from rta.query.raw import raw_columns, run_raw
+from rta.query.raw import fields_read, raw_columns, run_raw
 from rta.query.rows import Source, run_rows, stored_columns
-from rta.store.parquet import check_files, find_corrupt, scan_files
+from rta.serve.scan_protocol import Reads, named_failures
+from rta.store.parquet import check_files, scan_files
 
 if TYPE_CHECKING:
     from rta.store.model import FileRef
     from rta.store.objects import ObjectStore
 
-_OF_MEMORY = re.compile("memory|allocat|os error 12", re.IGNORECASE)
-LENGTH = struct.Struct(">Q")
-NARROWER = "ask of a shorter time range, fewer groups or fewer columns, or leave out 'exact'"
-
 
 @dataclass(frozen=True, slots=True)
 class ScanTask:
-    """A question for a worker, or, with a rollup, the raw ends of one: they come back as rollup rows.
+    """A question for a worker, or, with a rollup, the raw ends of one: they come back as rollup rows. A
+    `rta.serve.scan_protocol.Task`.
 
     Args:
         files: Of the table of single rows that the plan reads, in its range.
@@ -48,6 +43,32 @@ class ScanTask:
     hot: bytes
     arrow: bool
     time_limit_s: float
+
+    @property
+    def code(self) -> str:
+        """The reader of JSON paths, and the fold, for questions that need them."""
+        paths = any(f.kind is FieldKind.PATH for f in fields_read(self.plan))
+        return ("paths" if paths else "") + ("fold" if self.plan.rollup is not None else "")
+
+    def load(self) -> None:
+        values_at(pl.Series(['{"a":{"b":1}}']), ("a", "b"))
+        if self.plan.rollup is not None:
+            folded(self.plan, [hot_source(self.plan.shape.schema.empty_table())])
+
+    def run(self) -> Finished:
+        """Answer from files and hot rows. Raises CorruptFileError, OutOfMemoryError, UnavailableError."""
+        datasource = self.plan.datasource
+        return named_failures(
+            self.store,
+            (Reads(datasource.folder, self.files),),
+            f"scanning the raw events of '{datasource.name}'",
+            self._answered,
+        )
+
+    def _answered(self) -> Finished:
+        if self.plan.rollup is not None:
+            return Finished(folded(self.plan, _sources(self)), {}, False, None, 0)
+        return finish(answer_raw(self.plan, _sources(self)), self.arrow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,42 +87,11 @@ def finish(answer: Answer, arrow: bool) -> Finished:
     return Finished(rows, answer.bounds, answer.more, answer.next, answer.frame.height)
 
 
-def run_task(task: ScanTask) -> Finished:
-    """Answer from files and hot rows.
-
-    Raises:
-        CorruptFileError: a file can't be read; it is named.
-        OutOfMemoryError: noticed before the process had to end.
-    """
-    try:
-        if task.plan.rollup is not None:
-            return Finished(folded(task.plan, _sources(task)), {}, False, None, 0)
-        return finish(answer_raw(task.plan, _sources(task)), task.arrow)
-    except (MemoryError, pa.ArrowMemoryError) as error:
-        raise OutOfMemoryError("the query needs more memory than it may have", NARROWER) from error
-    except RtaError:
-        raise
-    except (Exception, pl.exceptions.PanicException) as error:
-        # A truncated file makes polars panic, which is no Exception; whatever it was, a broken file is named. Looking
-        # for one must not fail for want of memory itself: the pool ends this process afterwards.
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        broken = find_corrupt(task.store, task.plan.datasource.folder, task.files)
-        if broken is not None:
-            raise type(broken)(broken.message, broken.hint) from error
-        if _OF_MEMORY.search(str(error)):
-            raise OutOfMemoryError("the query needs more memory than it may have", NARROWER) from error
-        raise UnavailableError(f"scanning the raw events of '{task.plan.datasource.name}': {error}") from error
-
-
 def folded(plan: Plan, sources: list[Source]) -> bytes:
     """The raw ends of a rollup's question as rollup rows, an Arrow IPC stream."""
     from rta.query.ends import fold_ends  # brings numba, which other scans do without
 
-    sink = pa.BufferOutputStream()
-    rows = fold_ends(plan, [s.frame for s in sources])
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return bytes(sink.getvalue())
+    return rows_stream(fold_ends(plan, [s.frame for s in sources]))
 
 
 def answer_raw(plan: Plan, sources: list[Source]) -> Answer:
@@ -114,6 +104,14 @@ def hot_source(rows: pa.Table) -> Source:
     frame = pl.from_arrow(rows)
     assert isinstance(frame, pl.DataFrame)
     return Source(frame, -(2**62), 2**62)
+
+
+def rows_stream(rows: pa.Table) -> bytes:
+    """Rows as they travel to a worker."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
 
 
 def _sources(task: ScanTask) -> list[Source]:

@@ -1,4 +1,4 @@
-"""A scan worker: a process of its own that answers one question after the other from raw events.
+"""A scan worker: a process of its own that runs one task after the other (`rta.serve.scan_protocol`).
 
 Started by `rta.serve.scan` as `python -m rta.serve.scan_worker`; talks over its standard input and output in frames of
 8 bytes of length and a pickle. Its address space is bounded, so that a question that needs too much memory ends here
@@ -17,10 +17,7 @@ from typing import BinaryIO
 import polars as pl
 
 from rta.errors import RtaError
-from rta.query.fields import FieldKind
-from rta.query.paths import values_at
-from rta.query.raw import fields_read
-from rta.serve.scan_task import LENGTH, Finished, ScanTask, folded, hot_source, run_task
+from rta.serve.scan_protocol import LENGTH, Task
 
 ALARM_GRACE_S = 5.0
 
@@ -30,23 +27,16 @@ class Memory:
 
     def __init__(self, extra_bytes: int) -> None:
         self._extra_bytes = extra_bytes
-        self._knows_paths = False
-        self._knows_folds = False
+        self._loaded = {""}
         _limit(extra_bytes)
 
-    def make_room(self, task: ScanTask) -> None:
-        """Load what reads JSON paths or folds rows at the first question that needs it, and don't count it as its own."""
-        paths = not self._knows_paths and any(f.kind is FieldKind.PATH for f in fields_read(task.plan))
-        folds = not self._knows_folds and task.plan.rollup is not None
-        if not paths and not folds:
+    def make_room(self, task: Task[object]) -> None:
+        """Load the code of a task at the first one that needs it, without counting it as the question's."""
+        if task.code in self._loaded:
             return
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        if paths:
-            values_at(pl.Series(['{"a":{"b":1}}']), ("a", "b"))
-            self._knows_paths = True
-        if folds:
-            folded(task.plan, [hot_source(task.plan.shape.schema.empty_table())])
-            self._knows_folds = True
+        task.load()
+        self._loaded.add(task.code)
         _limit(self._extra_bytes)
 
 
@@ -62,12 +52,12 @@ def serve(source: BinaryIO, sink: BinaryIO, memory: Memory) -> None:
         head = source.read(LENGTH.size)
         if len(head) < LENGTH.size:
             return
-        task: ScanTask = pickle.loads(source.read(LENGTH.unpack(head)[0]))
+        task: Task[object] = pickle.loads(source.read(LENGTH.unpack(head)[0]))
         signal.setitimer(signal.ITIMER_REAL, task.time_limit_s + ALARM_GRACE_S)
         memory.make_room(task)
-        result: Finished | RtaError
+        result: object
         try:
-            result = run_task(task)
+            result = task.run()
         except RtaError as error:
             result = error
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import orjson
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,90 +27,71 @@ import pyarrow.compute as pc
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
 from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Rollup
-from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
+from rta.query.cost import estimate_us
 from rta.query.ends import ends_ms
 from rta.query.execute import Piece, run_rollup
-from rta.query.model import Query
+from rta.query.model import Absolute, Query
 from rta.query.parse import parse_query
-from rta.query.planner import Plan, explain, plan
+from rta.query.planner import Plan, explain
 from rta.query.position import Position, decode_position
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.advice import Record, advise
 from rta.serve.answers import Answers
+from rta.serve.flights import Flights
 from rta.serve.metrics import Registry
-from rta.serve.ports import Definitions, View, Views
-from rta.serve.reads import Read, explained, find_reads, inside_ms, names_beyond, stock_of
+from rta.serve.ports import Definitions, NotAtHandError, View, Views
+from rta.serve.reads import Prepared, Read, explained, find_reads, inside_ms, names_beyond, planned_for
+from rta.serve.replies import ARROW, JSON, Asked, etag_of, matches, meta_of, reply_of
+from rta.serve.replies import Reply as Reply
 from rta.serve.scan import ScanPool
-from rta.serve.scan_task import Finished, answer_raw, finish, folded, hot_source
+from rta.serve.scan_task import Finished, ScanTask, answer_raw, finish, folded, hot_source, rows_stream
 from rta.store.cache import FileCache
-from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 
 Found = tuple[Finished, bool]
 """An answer, and whether it was in the cache that replicas share."""
-JSON = "application/json"
-ARROW = "application/vnd.apache.arrow.stream"
 ANSWERS_BYTES_MAX = 64 << 20
 RENEWALS_MAX = 2
 """How often a question takes a newer view because files or rows of the last one are gone."""
 HOT_BLOCKS_MAX = 32
 """Rollups whose rows beyond the files are kept decoded."""
 ADVICE_STALENESS_MS = 60_000
+INLINE_US_MAX = 4_000
+"""A question over decoded rows that takes less is answered in the event loop: threads share one interpreter, so that others wait
+for it all the same, and going to a thread and back costs 0.5-2 ms."""
+DECODED_ROWS_MAX = 5_000
+"""So many new rows beyond the files are decoded in the event loop."""
+AGAIN_MAX = 256
+"""Documents whose last answer is found without reading them."""
+AGAIN_BYTES_MAX = 1 << 16
+AGAIN_S = 5.0
 INLINE_ROWS_MAX = 50_000
 """So many raw rows, and no files, are scanned here: 10-20 ms, and the worker's start is saved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A finished answer. `meta` is inside a JSON body already; an Arrow body has no place for it."""
-
-    status: int
-    body: bytes
-    content_type: str
-    etag: str
-    meta: dict[str, Any]
 
 
 class _Wants(NamedTuple):
     """What a caller asked for, and when (`time.perf_counter`)."""
 
-    document: Mapping[str, Any]
+    query: Query
     after_header: str | None
     if_none_match: str | None
     accept_arrow: bool
     begun: float
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A planned question with what it reads.
+class _Again(NamedTuple):
+    """What `answer_again` needs of an answer. `until` is of `time.perf_counter`: a plan may depend on the clock by what tables
+    still keep."""
 
-    Args:
-        reads: The files of each part of the plan.
-        hot: Decoded rollup rows beyond them, with rows in the range; none when raw events are read.
-        has_hot: Whether rows beyond the files can be in the range.
-        hot_ends: Whether there can be raw ones in the ends of a rollup's question.
-        shared: Whether its answer is worth sharing with other replicas. Not that of a rollup with hot rows: it is made in
-            the time of asking for it, and the next event gives it another key.
-        key: Of the answer.
-    """
-
-    plan: Plan
-    view: View
-    reads: tuple[Read, ...]
-    hot: tuple[Block, ...]
-    dictionaries: Dictionaries | None
-    has_hot: bool
-    hot_ends: bool
-    shared: bool
-    key: bytes
+    prepared: Prepared
+    finished: Finished
+    etag: str
+    until: float
 
     @property
-    def raw_files(self) -> tuple[FileRef, ...]:
-        """Files of single rows, each once."""
-        found = {file.path: file for read in self.reads if read.part.grain is None for file in read.files}
-        return tuple(found.values())
+    def moment(self) -> tuple[int, str]:
+        return self.prepared.view.manifest, self.prepared.view.version
 
 
 class QueryService:
@@ -141,14 +122,15 @@ class QueryService:
         self._limits = settings.limits
         self._store = store
         # One thread looks up files: the tables' versions are not made for several.
-        self._looking = ThreadPoolExecutor(1, "query-prepare")
+        self.looking = ThreadPoolExecutor(1, "query-prepare")
         self._running = ThreadPoolExecutor(2, "query-run")
         self.registry = Registry()
         self.answers = Answers(ANSWERS_BYTES_MAX, self.registry)
         self._record = Record()
-        self._under_way: dict[bytes, asyncio.Task[Found]] = {}
-        self._waiting: dict[asyncio.Task[Found], int] = {}
+        self._flights: Flights[Found] = Flights()
         self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
+        self._keeping = threading.Lock()
+        self._again: OrderedDict[tuple[bytes, bool], _Again] = OrderedDict()
 
     async def answer(
         self, document: Mapping[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
@@ -159,8 +141,15 @@ class QueryService:
             InvalidQueryError, NotFoundError, TimeLimitError, OutOfMemoryError, CorruptFileError, UnavailableError.
         """
         begun = time.perf_counter()
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        return await self._reply(_Wants(query, after_header, if_none_match, accept_arrow, begun))
+
+    async def answer_query(self, query: Query, after_header: str | None) -> Reply:
+        """Answer a question that was asked in another language, as an Arrow stream. Raises as `answer`."""
+        return await self._reply(_Wants(query, after_header, None, True, time.perf_counter()))
+
+    async def _reply(self, wants: _Wants) -> Reply:
         limit_s = self._limits.query_time / 1000
-        wants = _Wants(document, after_header, if_none_match, accept_arrow, begun)
         try:
             async with asyncio.timeout(limit_s):
                 for _ in range(RENEWALS_MAX):
@@ -176,34 +165,111 @@ class QueryService:
     async def _attempt(self, wants: _Wants, limit_s: float, *, last: bool) -> Reply | None:
         """The reply; None when the view named what is no longer there, and the next one will not."""
         begun, accept_arrow = wants.begun, wants.accept_arrow
-        prepared = await self._prepare(wants.document, wants.after_header, limit_s)
+        prepared = await self._prepare(wants.query, wants.after_header, limit_s)
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
-        etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
-        if wants.if_none_match is not None and _matches(wants.if_none_match, etag):
-            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, _meta(prepared, None, True, begun))
+        etag = etag_of(key, prepared.view.complete)
+        if wants.if_none_match is not None and matches(wants.if_none_match, etag):
+            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, meta_of(prepared, None, True, begun))
         finished = self.answers.known(key)
         cached = finished is not None
         if finished is None:
             try:
-                finished, cached = await self._once(
-                    key, prepared, accept_arrow, limit_s - (time.perf_counter() - begun)
+                compute = partial(self._compute, prepared, accept_arrow, limit_s - (time.perf_counter() - begun))
+                finished, cached = await self._flights.once(
+                    key, partial(self.answers.find_or, key, prepared.shared, compute)
                 )
             except (FileGoneError, ViewGoneError):
                 if last:
                     raise
                 await self._views.renew(prepared.view)
                 return None
-        meta = _meta(prepared, finished, cached, begun)
-        if accept_arrow:
-            return Reply(200, finished.rows, ARROW, etag, meta | ({"next": finished.next} if finished.next else {}))
-        return Reply(200, _body(finished, meta), JSON, etag, meta)
+        return reply_of(prepared, finished, cached, Asked(etag, accept_arrow, begun))
+
+    def answer_again(
+        self, body: bytes, *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
+    ) -> Reply | None:
+        """The answer to the very document that was answered before, if nothing has come since; else None."""
+        begun = time.perf_counter()
+        found = self._again.get((body, accept_arrow))
+        if found is None or after_header or if_none_match or begun > found.until:
+            return None
+        prepared, query = found.prepared, found.prepared.plan.query
+        if self._definitions.at_hand(query.datasource) is not prepared.view.datasource:
+            return None
+        view = self._views.at_once(prepared.view.datasource, query.max_staleness_ms, None)
+        if view is None or (view.manifest, view.version) != found.moment or view.complete != prepared.view.complete:
+            return None
+        self._again.move_to_end((body, accept_arrow))
+        self.answers.looked(hit=True)
+        return reply_of(replace(prepared, view=view), found.finished, True, Asked(found.etag, accept_arrow, begun))
+
+    def answer_now(
+        self,
+        document: Mapping[str, Any],
+        *,
+        body: bytes,
+        after_header: str | None,
+        if_none_match: str | None,
+        accept_arrow: bool,
+    ) -> Reply | None:
+        """Answer a question without waiting for anything and in little time; None where that can't be.
+
+        Args:
+            body: The document as it came, for `answer_again`.
+
+        It can where the definition, a view and its files are known here, and the answer is kept, or its rows are decoded and
+        few: then handing it to a thread and back would cost more than answering it. Raises as `answer` does.
+        """
+        begun = time.perf_counter()
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        datasource = self._definitions.at_hand(query.datasource)
+        if datasource is None:
+            return None
+        view = self._views.at_once(datasource, query.max_staleness_ms, _position(query, after_header))
+        if view is None:
+            return None
+        try:
+            prepared = self._look(query, view, time.time_ns() // 1_000_000, DECODED_ROWS_MAX)
+        except NotAtHandError:
+            return None
+        key = prepared.key + (b"arrow" if accept_arrow else b"json")
+        etag = etag_of(key, prepared.view.complete)
+        if if_none_match is not None and matches(if_none_match, etag):
+            return Reply(304, b"", ARROW if accept_arrow else JSON, etag, meta_of(prepared, None, True, begun))
+        finished = self.answers.held(key)
+        cached = finished is not None
+        if finished is None:
+            finished = self._run_now(key, prepared, accept_arrow)
+            if finished is None:
+                return None
+            self.answers.keep(key, finished)
+            self._record.quick(datasource.folder)
+        self.answers.looked(hit=cached)
+        if query.after is None and after_header is None:
+            self._remember((body, accept_arrow), _Again(prepared, finished, etag, begun + AGAIN_S))
+        return reply_of(prepared, finished, cached, Asked(etag, accept_arrow, begun))
+
+    def _remember(self, key: tuple[bytes, bool], found: _Again) -> None:
+        """Unless the answer is large, or its range moves with the clock."""
+        times = found.prepared.plan.query.time_range
+        if len(key[0]) + len(found.finished.rows) > AGAIN_BYTES_MAX or not (
+            times is None or isinstance(times, Absolute)
+        ):
+            return
+        self._again[key] = found
+        if len(self._again) > AGAIN_MAX:
+            self._again.popitem(last=False)
 
     async def explain(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """How the question would be answered now, and how much that reads."""
+        return await self.explain_query(parse_query(document, limit_max=self._limits.query_rows))
+
+    async def explain_query(self, query: Query) -> dict[str, Any]:
+        """The same of a question that was asked in another language."""
         limit_s = self._limits.query_time / 1000
         try:
             async with asyncio.timeout(limit_s):
-                prepared = await self._prepare(document, None, limit_s)
+                prepared = await self._prepare(query, None, limit_s)
         except TimeoutError as error:
             raise _late(limit_s) from error
         return explain(prepared.plan) | {
@@ -222,36 +288,36 @@ class QueryService:
         found = []
         for datasource in wanted:
             view = await self._views.at(datasource, ADVICE_STALENESS_MS, None, self._limits.query_time / 1000)
-            files = await loop.run_in_executor(self._looking, view.files, EVENTS)
+            files = await loop.run_in_executor(self.looking, view.files, EVENTS)
             seen = self._record.of(datasource.folder)
             found.append(await asyncio.to_thread(advise, seen, datasource, files, self._store))
         return {"datasources": found}
 
     async def close(self) -> None:
         """End the threads; questions under way are given up."""
-        for task in list(self._under_way.values()):
-            task.cancel()
+        self._flights.cancel()
         await self.answers.close()
-        self._looking.shutdown(wait=False, cancel_futures=True)
+        self.looking.shutdown(wait=False, cancel_futures=True)
         self._running.shutdown(wait=False, cancel_futures=True)
 
-    async def _prepare(self, document: Mapping[str, Any], after_header: str | None, limit_s: float) -> Prepared:
-        query = parse_query(document, limit_max=self._limits.query_rows)
+    async def _prepare(self, query: Query, after_header: str | None, limit_s: float) -> Prepared:
         datasource = await self._definitions.get(query.datasource)
         view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
         now_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+            return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
         except ViewGoneError:
             await self._views.renew(view)
             view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
-            return await loop.run_in_executor(self._looking, self._look, query, view, now_ms)
+            return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
 
-    def _look(self, query: Query, view: View, now_ms: int) -> Prepared:
-        """Plan the question and find what it reads (in the thread that looks up files)."""
-        datasource = view.datasource
-        planned = plan(query, datasource, now_ms, stock_of(view, query))
+    def _look(self, query: Query, view: View, now_ms: int, decoded_rows_max: int | None = None) -> Prepared:
+        """Plan the question and find what it reads: in the thread that looks up files, or with a view that never waits.
+
+        Raises NotAtHandError where more than `decoded_rows_max` new rows beyond the files would have to be decoded.
+        """
+        planned = planned_for(query, view, now_ms)
         reads = find_reads(planned, view)
         beyond, beyond_ends = names_beyond(planned, view)
         hot: tuple[Block, ...] = ()
@@ -259,6 +325,8 @@ class QueryService:
         if planned.rollup is not None:
             dictionaries = self._cache.dictionaries(view.datasource, planned.rollup)
             if beyond:
+                if decoded_rows_max is not None and self._undecoded_rows(view, planned.rollup) > decoded_rows_max:
+                    raise NotAtHandError
                 blocks = self._hot_of(view, planned.rollup, dictionaries)
                 hot = tuple(b for b in blocks if b.overlaps(*inside_ms(planned)))
             has_hot = bool(hot or beyond_ends)
@@ -277,48 +345,30 @@ class QueryService:
             digest.update(name.encode() + b"\0")
         return digest.digest()
 
+    def _undecoded_rows(self, view: View, rollup: Rollup) -> int:
+        """Of the view's frames that no question has asked for yet."""
+        known = self._hot_blocks.get((view.datasource.folder, rollup.name), {})
+        return sum(frame.height for frame in view.partials(rollup.name) if id(frame) not in known)
+
     def _hot_of(self, view: View, rollup: Rollup, dictionaries: Dictionaries) -> Sequence[Block]:
-        """The view's frames decoded; a frame that an earlier view had too is decoded already."""
+        """The view's frames decoded; a frame that an earlier view had too is decoded already.
+
+        In the event loop or in the thread that looks up files: at worst both decode the same frame.
+        """
         key = (view.datasource.folder, rollup.name)
-        known = self._hot_blocks.pop(key, {})
+        known = self._hot_blocks.get(key, {})
         found: dict[int, tuple[pl.DataFrame, Block]] = {}
         for frame in view.partials(rollup.name):
             _, block = known.get(id(frame), (frame, None))  # the frame is kept, so that its id stays its own
             if block is None or block.dictionaries is not dictionaries:
                 block = Block(frame, dictionaries)
             found[id(frame)] = (frame, block)
-        self._hot_blocks[key] = found
-        while len(self._hot_blocks) > HOT_BLOCKS_MAX:
-            self._hot_blocks.popitem(last=False)
+        with self._keeping:
+            self._hot_blocks.pop(key, None)
+            self._hot_blocks[key] = found
+            while len(self._hot_blocks) > HOT_BLOCKS_MAX:
+                self._hot_blocks.popitem(last=False)
         return [block for _, block in found.values()]
-
-    async def _once(self, key: bytes, prepared: Prepared, arrow: bool, limit_s: float) -> Found:
-        """The answer from whoever computes it first; the work is given up when nobody waits for it any more."""
-        task = self._under_way.get(key)
-        if task is None or task.done():
-            compute = partial(self._compute, prepared, arrow, limit_s)
-            task = asyncio.create_task(self.answers.find_or(key, prepared.shared, compute))
-            self._under_way[key] = task
-            task.add_done_callback(partial(self._ended, key))
-            self._waiting[task] = 0
-        self._waiting[task] += 1
-        try:
-            return await asyncio.shield(task)
-        finally:
-            self._waiting[task] -= 1
-            if not self._waiting[task]:
-                del self._waiting[task]
-                self._forget(key, task)  # ending it may take a while, and who asks meanwhile must not join it
-                task.cancel()
-
-    def _forget(self, key: bytes, task: asyncio.Task[Found]) -> None:
-        if self._under_way.get(key) is task:
-            del self._under_way[key]
-
-    def _ended(self, key: bytes, task: asyncio.Task[Found]) -> None:
-        self._forget(key, task)
-        if not task.cancelled():
-            task.exception()  # whoever waited has it; nobody may have
 
     async def _compute(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         """Also noted: what it took, for advice on rollups."""
@@ -333,6 +383,21 @@ class QueryService:
         loop = asyncio.get_running_loop()
         ends = await self._fold_ends(prepared, limit_s) if prepared.plan.ends else None
         return await loop.run_in_executor(self._running, self._run_rollup, prepared, ends, arrow)
+
+    def _run_now(self, key: bytes, prepared: Prepared, arrow: bool) -> Finished | None:
+        """The answer from decoded rows; None where somebody computes it already, or that would hold up others."""
+        planned, rollup, dictionaries = prepared.plan, prepared.plan.rollup, prepared.dictionaries
+        if rollup is None or dictionaries is None or planned.ends or self._flights.has(key):
+            return None
+        pieces = [Piece(block, *inside_ms(planned)) for block in prepared.hot]
+        for read in prepared.reads:
+            blocks = self._cache.known_blocks(planned.datasource, rollup, read.files, dictionaries)
+            if blocks is None:
+                return None
+            pieces += [Piece(block, read.part.start_ms, read.part.end_ms) for block in blocks]
+        if estimate_us(planned, pieces) > INLINE_US_MAX:
+            return None
+        return finish(run_rollup(planned, pieces), arrow)
 
     def _run_rollup(self, prepared: Prepared, ends: bytes | None, arrow: bool) -> Finished:
         planned, rollup, dictionaries = prepared.plan, prepared.plan.rollup, prepared.dictionaries
@@ -356,10 +421,7 @@ class QueryService:
         rows = await loop.run_in_executor(self._running, _in_ends, rows, planned)
         if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, folded, planned, [hot_source(rows)])
-        found = await self._scans.scan(
-            planned, self._store, prepared.raw_files, rows, arrow=True, time_limit_s=max(limit_s, 0.001)
-        )
-        return found.rows
+        return (await self._scan(prepared, rows, True, limit_s)).rows
 
     async def _run_raw(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
         planned = prepared.plan
@@ -368,9 +430,11 @@ class QueryService:
         rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
         if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
-        return await self._scans.scan(
-            planned, self._store, prepared.raw_files, rows, arrow=arrow, time_limit_s=max(limit_s, 0.001)
-        )
+        return await self._scan(prepared, rows, arrow, limit_s)
+
+    async def _scan(self, prepared: Prepared, rows: pa.Table, arrow: bool, limit_s: float) -> Finished:
+        task = ScanTask(prepared.plan, self._store, prepared.raw_files, rows_stream(rows), arrow, max(limit_s, 0.001))
+        return await self._scans.run(task)
 
 
 def _position(query: Query, header: str | None) -> Position | None:
@@ -400,43 +464,6 @@ def _between(rows: pa.Table, start_ms: int, end_ms: int) -> pa.ChunkedArray:
 
 def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
     return finish(answer_raw(planned, [hot_source(rows)]), arrow)
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return "*" in tags or etag in tags or etag.strip('"') in tags
-
-
-def _meta(prepared: Prepared, finished: Finished | None, cached: bool, begun: float) -> dict[str, Any]:
-    """The quality of the answer. `time_range` is the absolute one that a relative range came to."""
-    planned, view = prepared.plan, prepared.view
-    return {
-        "watermark": None if view.watermark_ms is None else format_time(view.watermark_ms),
-        "version": view.version,
-        "complete": view.complete,
-        "sources": _sources(prepared),
-        "time_range": f"{format_time(planned.start_ms)}/{format_time(planned.end_ms)}",
-        **({"forgotten": _forgotten(planned)} if planned.forgotten else {}),
-        "bounds": finished.bounds if finished else {},
-        "row_limit": planned.query.limit,
-        "truncated": finished.more if finished else False,
-        "cached": cached,
-        "elapsed_ms": round((time.perf_counter() - begun) * 1000, 3),
-    }
-
-
-def _forgotten(planned: Plan) -> list[str]:
-    """Stretches that no table keeps as finely as they were asked for: what they held is not in the answer."""
-    return [f"{format_time(start)}/{format_time(end)}" for start, end in planned.forgotten]
-
-
-def _sources(prepared: Prepared) -> Sequence[str]:
-    return [*prepared.plan.tables, *(["hot"] if prepared.has_hot else [])]
-
-
-def _body(finished: Finished, meta: dict[str, Any]) -> bytes:
-    following = b',"next":' + orjson.dumps(finished.next) if finished.next else b""
-    return b"".join((b'{"rows":', finished.rows, following, b',"meta":', orjson.dumps(meta), b"}"))
 
 
 def _late(limit_s: float) -> TimeLimitError:

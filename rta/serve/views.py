@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import polars as pl
@@ -26,13 +26,13 @@ from rta.query.position import Position
 from rta.query.shape import shape_of
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.hot import HotState, Moment, SegmentUse
-from rta.serve.ports import View
+from rta.serve.ports import NotAtHandError, View
 from rta.serve.spans import RAW, Times, TimesByTable, times_of_frame, times_of_rows, within
+from rta.serve.tables import Tables
 from rta.store.manifests import ManifestLog
 from rta.store.model import FileRef, Manifest
 from rta.store.objects import ObjectStore
 from rta.store.runs import load_state, naming_state
-from rta.store.versions import TableVersions
 from rta.stream.columns import fit
 from rta.stream.rollups import merge_partials
 from rta.stream.saved import StateRows, state_rows
@@ -45,6 +45,9 @@ AFTER_PAUSE_S = 0.002
 
 LOOK_S = 0.1
 """How often a newer manifest is looked for while the one that is known still shows everything."""
+
+AHEAD_SHARE = 0.5
+"""After this share of the staleness that a question allows, the next view is begun beside the answers from this one."""
 
 StateKey = tuple[str, tuple[int, ...], int]
 """Path, partitions, version of the definition."""
@@ -85,6 +88,8 @@ class ReplicaView:
     watermark_ms: int | None
     missing: tuple[int, ...]
     owner: FolderViews
+    never_waits: bool = False
+    """Whether it is read in the event loop."""
 
     @property
     def manifest(self) -> int:
@@ -104,8 +109,13 @@ class ReplicaView:
         return not self.missing
 
     def files(self, table: str) -> Sequence[FileRef]:
+        found = self.owner.tables.files_at_hand(table, self.manifest)
+        if found is not None:
+            return found
+        if self.never_waits:
+            raise NotAtHandError
         try:
-            return self.owner.versions.files_at(table, self.manifest)
+            return self.owner.tables.files_at(table, self.manifest)
         except NotFoundError as error:
             raise ViewGoneError(f"the files of '{table}' at manifest {self.manifest}: {error}") from error
 
@@ -118,8 +128,13 @@ class ReplicaView:
             return None
         if any(use.version < rollup.since for use in moment.uses):
             return None
+        known = self.owner.tables.filled_at_hand(rollup.table, self.manifest)
+        if known is not None:
+            return known.from_ms
+        if self.never_waits:
+            raise NotAtHandError
         try:
-            return self.owner.versions.filled_from(rollup.table, self.manifest)
+            return self.owner.tables.filled_from(rollup.table, self.manifest)
         except NotFoundError as error:
             raise ViewGoneError(f"the files of '{rollup.table}' at manifest {self.manifest}: {error}") from error
 
@@ -176,7 +191,7 @@ class FolderViews:
         self._peers = peers
         self._pool, self._reading = pools
         self._manifests = ManifestLog(store, datasource.folder)
-        self.versions = TableVersions(store, datasource.folder, ManifestLog(store, datasource.folder))
+        self.tables = Tables(store, datasource.folder)
         self._state = HotState(self._merge)
         self._adopted: dict[int, Adopted] = {}
         self._adopting: asyncio.Task[None] | None = None
@@ -191,9 +206,19 @@ class FolderViews:
 
     async def renew(self) -> None:
         """Forget what was known of the tables' files, and begin from the newest manifest."""
-        self.versions = TableVersions(self._store, self._folder, ManifestLog(self._store, self._folder))
+        self.tables = Tables(self._store, self._folder)
         await self._adopt()
         self._began = -math.inf
+
+    def at_once(self, datasource: Datasource, staleness_ms: int) -> ReplicaView | None:
+        """The view, if it is young enough. Once half of that time is over the next one is begun, so that few have to wait."""
+        age_ms = (time.monotonic() - self._began) * 1000
+        if self._view is None or age_ms > staleness_ms or self._view.datasource is not datasource:
+            return None
+        if age_ms > staleness_ms * AHEAD_SHARE and (self._running is None or self._running.done()):
+            self._running = asyncio.create_task(self._refresh())
+            self._running.add_done_callback(_note_failure)
+        return self._view
 
     async def fresh(self, datasource: Datasource, staleness_ms: int) -> ReplicaView:
         """A view that began to be taken at most `staleness_ms` before this call, or after it."""
@@ -389,6 +414,13 @@ class HotViews:
             await asyncio.sleep(AFTER_PAUSE_S)
             view = await self._within(views.fresh(datasource, 0), deadline)
         return view
+
+    def at_once(self, datasource: Datasource, staleness_ms: int, after: Position | None) -> View | None:
+        views = self._folders.get(datasource.folder)
+        view = None if views is None else views.at_once(datasource, staleness_ms)
+        if view is None or (after is not None and (after.folder != datasource.folder or _behind(view, after))):
+            return None
+        return replace(view, never_waits=True)
 
     async def renew(self, view: View) -> None:
         await self._folders[view.datasource.folder].renew()

@@ -162,14 +162,13 @@ class Catalog:
 
         return self.change(change).datasources[name]
 
-    def grow(self, name: str, partitions: int) -> None:
-        """The topic that a datasource reads has more partitions now. Raises NotFoundError."""
+    def grow(self, datasource: Datasource, partitions: int) -> None:
+        """The topic that a datasource reads has more partitions now. Not if it was deleted, or made again, meanwhile."""
+        name = datasource.name
 
         def change(state: CatalogState, version: int) -> CatalogDocument | None:
             entry = state.document.datasources.get(name)
-            if entry is None:
-                raise NotFoundError(f"there is no datasource '{name}'", "GET /v1/datasources lists them")
-            if entry.partitions >= partitions:
+            if entry is None or entry.incarnation != datasource.incarnation or entry.partitions >= partitions:
                 return None
             grown = msgspec.structs.replace(entry, version=version, partitions=partitions)
             return _with(state, version, {**state.document.datasources, name: grown})

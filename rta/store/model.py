@@ -34,12 +34,18 @@ class FileRef(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RunRef(msgspec.Struct, frozen=True):
-    """A slice of an id run file: 16-byte identities of one partition and one step, sorted, from row `first` on."""
+    """A slice of an id run file: 16-byte identities of one partition and one step, sorted, from row `first` on.
+
+    Args:
+        crc: CRC-32C of the slice's bytes; None in manifests of before it was kept. One flipped bit in an identity would count
+            a repetition twice.
+    """
 
     path: str
     step: int
     first: int
     count: int
+    crc: int | None = None
 
 
 class LedgerLine(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+from crc32c import crc32c
 
 from rta.errors import CorruptFileError, NotFoundError
 from rta.store import layout
@@ -36,8 +37,9 @@ def write_runs(store: ObjectStore, folder: str, path: str, writes: Sequence[RunW
     with store.writer(layout.within(folder, path)) as file:
         for write in writes:
             count = len(write.identities)
-            file.write(np.ascontiguousarray(write.identities, dtype=PAIR).data)
-            refs.append(RunRef(path=path, step=write.step, first=first, count=count))
+            pairs = np.ascontiguousarray(write.identities, dtype=PAIR).data
+            file.write(pairs)
+            refs.append(RunRef(path, write.step, first, count, crc32c(pairs)))
             first += count
     return tuple(refs)
 
@@ -60,7 +62,13 @@ def _slice(key: str, buffer: bytes | mmap.mmap, run: RunRef) -> Identities:
     end = (run.first + run.count) * IDENTITY_BYTES
     if len(buffer) < end:
         raise CorruptFileError(f"loading the id run '{key}': it has {len(buffer)} bytes, the slice ends at {end}")
-    flat = np.frombuffer(buffer, dtype=PAIR, count=run.count * 2, offset=run.first * IDENTITY_BYTES)
+    begin = run.first * IDENTITY_BYTES
+    if run.crc is not None and (found := crc32c(memoryview(buffer)[begin:end])) != run.crc:
+        raise CorruptFileError(
+            f"loading the id run '{key}': the bytes {begin} to {end} have the CRC {found:08x}, {run.crc:08x} was written",
+            "restore it from a backup",
+        )
+    flat = np.frombuffer(buffer, dtype=PAIR, count=run.count * 2, offset=begin)
     return flat.reshape(-1, 2)
 
 

@@ -8,13 +8,17 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rta.events.schemas import TIME
 from rta.store.model import Manifest
-from tests.faults.plant import EVER, Plant
+from tests.faults.plant import Plant
 from tests.system.running import wait_for
 
 SETTLED_S = 2.0
@@ -48,13 +52,14 @@ def flipped_byte(plant: Plant, hold_s: float) -> None:
 
 def _one_flipped(plant: Plant, hold_s: float) -> bool:
     """False when the file left the table at that moment: nobody reads it any more."""
-    file = max(plant.raw_files(), key=lambda path: path.stat().st_size)
-    place, event = _inside(file)
+    # The newest one, which no worker has read yet: each compares the checksums of a file once.
+    file = max(plant.raw_files(), key=lambda path: path.stat().st_mtime_ns)
+    place, event, within = _inside(file)
     with _damaged(file) as content:
         file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
 
         def noticed() -> bool:
-            return file.name in _asked(plant, EVER, event)
+            return file.name in _asked(plant, within, event)
 
         wait_for(lambda: noticed() or file not in plant.raw_files(), f"'{file.name}' is named as broken", LIMIT_S)
         if not noticed():
@@ -62,16 +67,20 @@ def _one_flipped(plant: Plant, hold_s: float) -> bool:
         assert '"rows"' in _asked(plant, LONG_AGO, event)
         wait_for(plant.aside_answers, "the other datasource answers", LIMIT_S)
         threading.Event().wait(hold_s / 2)
-    wait_for(lambda: '"rows"' in _asked(plant, EVER, event), "it is answered again", LIMIT_S)
+    wait_for(lambda: '"rows"' in _asked(plant, within, event), "it is answered again", LIMIT_S)
     return True
 
 
-def _inside(file: Path) -> tuple[int, str]:
-    """A place in the middle of the ids, and the first of them."""
+def _inside(file: Path) -> tuple[int, str, str]:
+    """A place in the middle of the ids, the first of them, and the range of the events' times: a question about all time
+    may read more by then than its time limit allows."""
     metadata = pq.read_metadata(file)
     chunk = metadata.row_group(0).column(metadata.schema.names.index("event_id"))
-    first = pq.read_table(file, columns=["event_id"], partitioning=None).column(0)[0].as_py()
-    return chunk.data_page_offset + chunk.total_compressed_size // 2, first
+    events = pq.read_table(file, columns=["event_id", TIME], partitioning=None)
+    times = pc.min_max(events.column(TIME).cast(pa.int64())).as_py()
+    ends = [datetime.fromtimestamp(ms / 1000, UTC).isoformat() for ms in (times["min"], times["max"] + 1)]
+    place = chunk.data_page_offset + chunk.total_compressed_size // 2
+    return place, events.column("event_id")[0].as_py(), "/".join(ends)
 
 
 def _asked(plant: Plant, time_range: str, event: str) -> str:

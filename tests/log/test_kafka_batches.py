@@ -302,6 +302,13 @@ def test_other_formats_are_refused_by_name(magic: int, rest: int) -> None:
         read(message)
 
 
+def test_batches_in_front_of_one_of_another_format_are_read_before_it_is_refused() -> None:
+    old = packed(data(4, b"a", b"b")) + struct.pack(">qiib", 6, 106, 0, 1) + bytes(101)
+    assert [r.value for r in read(old, 4)] == [b"a", b"b"]
+    with pytest.raises(CorruptLogError, match=r"older than Kafka 0\.11"):
+        read(old, 6)
+
+
 def test_answer_without_a_whole_batch_is_refused_instead_of_asked_for_for_ever() -> None:
     with pytest.raises(CorruptLogError, match="no whole batch came for offset 4"):
         read(packed(data(4, b"abc"))[:-1], 4)

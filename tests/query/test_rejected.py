@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,8 @@ def test_an_answer_is_cached_until_its_data_changes(tmp_path: Path) -> None:
         first = await ask(BY_REASON)
         again = await ask(BY_REASON)
         assert (again.meta["cached"], again.etag) == (True, first.etag)
-        world.view.position += 1
-        world.view.rejected = world.view.rejected.slice(0, 1)
+        rejected = world.view.rejected.slice(0, 1)
+        world.view = dataclasses.replace(world.view, position=world.view.position + 1, rejected=rejected)
         later = await ask(BY_REASON)
         assert later.etag != first.etag
         assert sum(row["n"] for row in json.loads(later.body)["rows"]) == 21

@@ -16,7 +16,7 @@ import pytest
 from rta.errors import CorruptFileError, OutOfMemoryError, RtaError, TimeLimitError, UnavailableError
 from rta.query.planner import Plan
 from rta.serve.scan import ScanPool
-from rta.serve.scan_task import Finished
+from rta.serve.scan_task import Finished, ScanTask, rows_stream
 from rta.store.layout import table_file
 from rta.store.model import FileRef
 from tests.query import wikipedia
@@ -57,7 +57,8 @@ async def scan(
 ) -> Finished:
     plan: Plan = wikipedia.planned(document)
     files = [f for _ in range(copies) for f in world.view.by_table["events"]]
-    return await pool.scan(plan, world.store, files, world.view.hot, arrow=False, time_limit_s=time_limit_s)
+    hot = rows_stream(world.view.hot)
+    return await pool.run(ScanTask(plan, world.store, tuple(files), hot, False, time_limit_s))
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 30) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rta.errors import CorruptFileError, InvalidQueryError, NotFoundError, TimeL
 from rta.query.answer import read_stream
 from rta.query.position import Position
 from rta.serve.answers import AnswerCache
-from rta.serve.ports import View
+from rta.serve.ports import NotAtHandError, View
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished
 from rta.serve.service import RENEWALS_MAX, QueryService, Reply
@@ -29,6 +29,7 @@ from tests.query import wikipedia
 from tests.query.world import FixedView, World, build_world
 
 COUNT: dict[str, Any] = {"datasource": "wikipedia", "metrics": [{"name": "n", "type": "count"}]}
+PLAIN: dict[str, Any] = {"after_header": None, "if_none_match": None, "accept_arrow": False}
 OLD = {**COUNT, "time_range": "2015-09-12T00:00:00Z/2015-09-12T06:00:00Z"}
 
 
@@ -41,11 +42,22 @@ class Asker:
         self.scans = ScanPool(1 << 30, threads=1)
         self.service = QueryService(world, world, self.cache, self.scans, settings, world.store)
         self.service.run = run
+        self.at_once = 0
+        self.again = 0
 
     async def __call__(
         self, document: dict[str, Any], etag: str | None = None, arrow: bool = False, after: str | None = None
     ) -> Reply:
-        return await self.service.answer(document, after_header=after, if_none_match=etag, accept_arrow=arrow)
+        """As `rta.serve.front` asks: at once where that is possible."""
+        wants: dict[str, Any] = {"after_header": after, "if_none_match": etag, "accept_arrow": arrow}
+        body = json.dumps(document).encode()
+        again = self.service.answer_again(body, **wants)
+        if again is not None:
+            self.again += 1
+            return again
+        found = self.service.answer_now(document, body=body, **wants)
+        self.at_once += found is not None
+        return found or await self.service.answer(document, **wants)
 
     async def rows(self, document: dict[str, Any]) -> list[dict[str, Any]]:
         found = json.loads((await self(document)).body)["rows"]
@@ -103,6 +115,18 @@ def test_an_equal_question_is_answered_from_the_cache_until_its_data_changes(tmp
     run(tmp_path, scenario)
 
 
+def test_an_answer_that_has_become_complete_is_another_one(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        ask.world.view = dataclasses.replace(ask.world.view, complete=False)
+        partial = await ask(COUNT)
+        assert (await ask(COUNT, etag=partial.etag)).status == 304
+        ask.world.view = dataclasses.replace(ask.world.view, complete=True)
+        whole = await ask(COUNT, etag=partial.etag)
+        assert (whole.status, whole.meta["complete"]) == (200, True)
+
+    run(tmp_path, scenario)
+
+
 def test_new_events_elsewhere_leave_the_answer_about_the_past_cached(tmp_path: Path) -> None:
     async def scenario(ask: Asker) -> None:
         first = await ask(OLD)
@@ -135,6 +159,82 @@ def test_a_raw_question_about_the_past_stays_cached_and_asks_nobody_for_hot_rows
         assert (await ask(question, etag=first.etag)).status == 304
         with pytest.raises(AssertionError, match="hot rows"):
             await ask({**question, "time_range": "2015-09-12T00:00:00Z/2015-09-13T00:00:00Z"})
+
+    run(tmp_path, scenario)
+
+
+def test_a_question_over_decoded_rows_is_answered_at_once_with_what_has_come_since(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        question = {**COUNT, "group_by": ["channel"], "order_by": "-n", "limit": 1}
+        first = await ask.rows(question)
+        assert ask.at_once == 0, "the files were not decoded yet"
+        assert await ask.rows(question) == first
+        assert ask.at_once == 1
+        again = {**question, "limit": 2}
+        assert (await ask.rows(again))[0] == first[0]
+        assert ask.at_once == 2
+        ask.world.view = dataclasses.replace(ask.world.view, hot=ask.world.view.hot.slice(0, 10), position=2)
+        fewer = await ask.rows(again)
+        assert fewer[0]["n"] < first[0]["n"]
+        assert fewer == json.loads((await ask.service.answer({**again, "limit": 2}, **PLAIN)).body)["rows"]
+
+    run(tmp_path, scenario)
+
+
+class Unread(FixedView):
+    """A view whose files nobody has looked up yet."""
+
+    def files(self, table: str) -> Sequence[FileRef]:
+        raise NotAtHandError
+
+
+def test_what_takes_a_look_into_the_store_is_not_answered_at_once(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        for _ in range(2):
+            await ask({**COUNT, "group_by": ["channel"]})
+        assert ask.at_once == 1
+        view = ask.world.view
+        ask.world.view = Unread(view.datasource, view.by_table, view.hot)
+        assert ask.service.answer_now({**COUNT, "group_by": ["channel"]}, body=b"", **PLAIN) is None
+        assert ask.service.answer_now({**COUNT, "datasource": "nobody"}, body=b"", **PLAIN) is None
+        ask.world.view = view
+        raw = {**COUNT, "group_by": ["user"], "limit": 1}
+        assert ask.service.answer_now(raw, body=b"", **PLAIN) is None, "raw events are read elsewhere"
+        with pytest.raises(InvalidQueryError):
+            ask.service.answer_now({**COUNT, "metrcs": 1}, body=b"", **PLAIN)
+
+    run(tmp_path, scenario)
+
+
+def test_the_same_document_is_answered_again_until_something_has_come(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        question = {**COUNT, "group_by": ["channel"], "order_by": "-n", "limit": 1}
+        asked = [await ask(question) for _ in range(4)]
+        assert ask.again == 2
+        assert {r.body.partition(b',"meta"')[0] for r in asked} == {asked[0].body.partition(b',"meta"')[0]}
+        assert {r.etag for r in asked} == {asked[0].etag}
+        assert asked[-1].meta["cached"] is True
+        assert (await ask(question, arrow=True)).content_type != asked[0].content_type
+        view = ask.world.view
+        ask.world.view = dataclasses.replace(view, hot=view.hot.slice(0, 10), position=2)
+        fewer = await ask(question)
+        assert ask.again == 2
+        assert json.loads(fewer.body)["rows"][0]["n"] < json.loads(asked[0].body)["rows"][0]["n"]
+        ask.world.view = dataclasses.replace(ask.world.view, watermark_ms=None)
+        assert (await ask(question)).meta["watermark"] is None
+        assert ask.again == 3
+        files = {table: found[:1] for table, found in view.by_table.items()}
+        ask.world.view = dataclasses.replace(ask.world.view, by_table=files, manifest=2)
+        assert json.loads((await ask(question)).body)["rows"] != json.loads(fewer.body)["rows"]
+
+    run(tmp_path, scenario)
+
+
+def test_a_question_about_the_last_minutes_is_read_again_each_time(tmp_path: Path) -> None:
+    async def scenario(ask: Asker) -> None:
+        for _ in range(3):
+            await ask({**COUNT, "time_range": "last 1d"})
+        assert ask.again == 0
 
     run(tmp_path, scenario)
 
@@ -276,7 +376,7 @@ RAGGED = "2015-09-12T03:59:17.123Z/2015-09-12T{end}Z"
 @pytest.mark.parametrize("end", ["06:00:41.500", "23:59:41.500"], ids=["in files", "beyond files too"])
 def test_ragged_ends_are_read_from_raw_events_and_added(tmp_path: Path, end: str) -> None:
     """The rest comes from the rollup; the answer is the one that raw events alone give."""
-    metrics = [
+    metrics: list[dict[str, Any]] = [
         {"name": "n", "type": "count"},
         {"name": "mean", "type": "avg", "field": "added"},
         {"name": "least", "type": "min", "field": "delta"},

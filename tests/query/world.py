@@ -83,6 +83,9 @@ class World:
         self.asked.append((staleness_ms, after))
         return self.view
 
+    def at_once(self, datasource: Datasource, staleness_ms: int, after: Position | None) -> View | None:
+        return self.view
+
     async def renew(self, view: View) -> None:
         self.renewed += 1
         if self.later:
@@ -92,6 +95,9 @@ class World:
         if name != self.view.datasource.name:
             raise NotFoundError(f"no datasource '{name}'", f"did you mean '{self.view.datasource.name}'?")
         return self.view.datasource
+
+    def at_hand(self, name: str) -> Datasource | None:
+        return self.view.datasource if name == self.view.datasource.name else None
 
     async def all(self) -> list[Datasource]:
         return [self.view.datasource]

@@ -16,6 +16,10 @@ from rta.events.definition import check_change, parse_datasource
 from rta.events.schemas import Datasource
 from rta.log.base import Outgoing
 from rta.query.parse import parse_query
+from rta.query.sql.document import parse_sql_document
+from rta.query.sql.statement import parse_statement
+from rta.serve.sql import CONTENT_TYPES
+from rta.serve.sql_answer import Form
 
 NOW_MS = 1_767_261_600_000
 """2026-01-01T10:00:00Z."""
@@ -43,6 +47,9 @@ class FakeDefinitions:
             near = difflib.get_close_matches(name, self.known, n=1)
             raise NotFoundError(f"no datasource '{name}'", f"did you mean '{near[0]}'?" if near else "")
         return found
+
+    def at_hand(self, name: str) -> Datasource | None:
+        return self.known.get(name)
 
     async def all(self) -> list[Datasource]:
         return list(self.known.values())
@@ -117,24 +124,50 @@ class FakeReply:
 
 @dataclass
 class FakeService:
-    """Reads questions with the real parser and answers every one alike."""
+    """Reads questions with the real parser and answers every one alike; at once when it is `quick`."""
 
+    quick: bool = False
     failure: BaseException | None = None
     gate: asyncio.Event | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     cancelled: int = 0
 
+    def answer_again(
+        self, body: bytes, *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
+    ) -> FakeReply | None:
+        return None
+
+    def answer_now(
+        self,
+        document: dict[str, Any],
+        *,
+        body: bytes,
+        after_header: str | None,
+        if_none_match: str | None,
+        accept_arrow: bool,
+    ) -> FakeReply | None:
+        if not self.quick:
+            return None
+        self._note(document, after_header, accept_arrow)
+        return self._reply(if_none_match, accept_arrow)
+
     async def answer(
         self, document: dict[str, Any], *, after_header: str | None, if_none_match: str | None, accept_arrow: bool
     ) -> FakeReply:
-        parse_query(document)
-        self.asked.append({"document": document, "after": after_header, "arrow": accept_arrow})
+        self._note(document, after_header, accept_arrow)
         try:
             if self.gate is not None:
                 await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        return self._reply(if_none_match, accept_arrow)
+
+    def _note(self, document: dict[str, Any], after_header: str | None, accept_arrow: bool) -> None:
+        parse_query(document)
+        self.asked.append({"document": document, "after": after_header, "arrow": accept_arrow})
+
+    def _reply(self, if_none_match: str | None, accept_arrow: bool) -> FakeReply:
         if self.failure is not None:
             raise self.failure
         if if_none_match == '"v1"':
@@ -155,11 +188,31 @@ class FakeService:
 
 
 @dataclass
+class FakeSql:
+    """Reads statements with the real parser and answers every one alike."""
+
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    async def answer(
+        self, document: dict[str, Any], *, after_header: str | None, if_none_match: str | None, form: Form
+    ) -> FakeReply:
+        question = parse_sql_document(document, limit_max=1_000)
+        parse_statement(question.query)
+        self.asked.append({"question": question, "after": after_header, "form": form})
+        if if_none_match == '"v1"':
+            return FakeReply(304, b"")
+        meta = {"version": "v1", "complete": True, "sources": ["events"]}
+        if form == "json":
+            return FakeReply(200, orjson.dumps({"rows": [{"n": 1}], "meta": meta}), meta=meta)
+        return FakeReply(200, b"n\n1\n", CONTENT_TYPES[form], meta=meta)
+
+
+@dataclass
 class FakeControl:
     """The coordinator's word. `failure` is raised by every call."""
 
-    is_ready: bool = True
     reason: str = ""
+    degraded: tuple[str, ...] = ()
     failure: Exception | None = None
     gate: asyncio.Event | None = None
     metrics: list[Any] = field(default_factory=list)
@@ -177,9 +230,9 @@ class FakeControl:
             raise NotFoundError(f"no datasource '{datasource}'")
         return {"lost": 0, "duplicated": 0, "stages": {}, "mismatches": []}
 
-    async def ready(self) -> tuple[bool, str]:
+    async def ready(self) -> tuple[str, tuple[str, ...]]:
         await self._meet()
-        return self.is_ready, self.reason
+        return self.reason, self.degraded
 
     async def scale(self, aggregators: int) -> dict[str, Any]:
         await self._meet()

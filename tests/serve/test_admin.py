@@ -93,8 +93,10 @@ async def test_alive_is_said_whatever_the_rest_does(client: httpx.AsyncClient, c
 
 
 async def test_ready_is_said_with_the_reason_when_not(client: httpx.AsyncClient, control: FakeControl) -> None:
-    assert (await client.get("/readyz")).json() == {"ready": True}
-    control.is_ready, control.reason = False, "partition 3 has no owner"
+    assert (await client.get("/readyz")).json() == {"ready": True, "degraded": []}
+    control.degraded = ("'orders' waits for its topic",)
+    assert (await client.get("/readyz")).json() == {"ready": True, "degraded": ["'orders' waits for its topic"]}
+    control.reason = "partition 3 has no owner"
     answer = await client.get("/readyz")
     assert is_error(answer, 503, "not_ready")
     assert "partition 3 has no owner" in answer.json()["message"]

@@ -33,8 +33,11 @@ def later(since: int = 5) -> Datasource:
     return msgspec.structs.replace(made, rollups=(msgspec.structs.replace(made.rollups[0], since=since),))
 
 
-class Versions:
+class Tables:
     """The tables of a datasource: what is asked for is complete from noon on."""
+
+    def filled_at_hand(self, table: str, number: int) -> None:
+        return None
 
     def filled_from(self, table: str, number: int) -> int:
         assert (table, number) == ("rollup_by_x_hour", 7)
@@ -42,7 +45,7 @@ class Versions:
 
 
 class Owner:
-    versions = Versions()
+    tables = Tables()
 
 
 def view(manifest_version: int, *segments: int) -> ReplicaView:

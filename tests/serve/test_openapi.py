@@ -22,8 +22,10 @@ from rta.events.decode import Edge
 from rta.serve.http import Receive, Scope, Send
 from rta.serve.ingest import IngestApp
 from rta.serve.intake import Intake, IntakeLimits
+from rta.serve.metrics import Registry
 from rta.serve.query import build_query_app
-from tests.serve.fakes import NOW_MS, FakeControl, FakeDefinitions, FakeService, FakeWriter, incarnations
+from rta.serve.sql_http import sql_router
+from tests.serve.fakes import NOW_MS, FakeControl, FakeDefinitions, FakeService, FakeSql, FakeWriter, incarnations
 
 CHECKS = [
     not_a_server_error,
@@ -43,7 +45,15 @@ class Site:
         definitions = FakeDefinitions()
         intake = Intake(definitions, FakeWriter(), Edge(1), IntakeLimits(threads=1), lambda: NOW_MS, incarnations)
         self.ingest = IngestApp(intake)
-        self.query = build_query_app(FakeService(), definitions, FakeControl(), Settings.model_validate({}))
+        registry = Registry()
+        self.query = build_query_app(
+            FakeService(),
+            definitions,
+            FakeControl(),
+            Settings.model_validate({}),
+            registry,
+            [sql_router(FakeSql(), registry)],
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -60,7 +70,9 @@ def test_every_documented_request_gets_a_documented_answer(case: Any) -> None:
     case.call_and_validate(checks=CHECKS)
 
 
-@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/{datasource}", "/v1/query", "/v1/datasources/{name}"])
+@pytest.mark.parametrize(
+    "path", ["/v1/events", "/v1/events/{datasource}", "/v1/query", "/v1/sql", "/v1/datasources/{name}"]
+)
 def test_the_document_holds_the_whole_interface(path: str) -> None:
     document = schema.raw_schema
     assert path in document["paths"]

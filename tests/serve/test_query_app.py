@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from rta.config import Settings
 from rta.errors import NotFoundError, OutOfMemoryError, TimeLimitError, UnavailableError
-from rta.serve.http import Message
+from rta.serve.front import middlewares, offer
+from rta.serve.http import Message, Receive, Scope, Send
 from rta.serve.metrics import Registry
 from rta.serve.query import build_query_app
 from tests.serve.fakes import FakeControl, FakeDefinitions, FakeService
@@ -203,3 +204,42 @@ async def test_questions_are_counted_for_the_metrics(service: FakeService) -> No
     assert 'rta_query_requests_total{status="200"} 1' in text
     assert 'rta_query_requests_total{status="400"} 1' in text
     assert "rta_query_seconds_count 2" in text
+
+
+async def test_what_the_service_answers_at_once_goes_out_alike(client: httpx.AsyncClient, service: FakeService) -> None:
+    slow = await client.post("/v1/query", json=QUESTION)
+    service.quick = True
+    quick = await client.post("/v1/query", json=QUESTION)
+    assert (quick.content, dict(quick.headers)) == (slow.content, dict(slow.headers))
+    service.failure = TimeLimitError("took 10 s")
+    assert is_error(await client.post("/v1/query", json=QUESTION), 504, "query_timeout")
+    service.failure = RuntimeError("secret")
+    assert is_error(await client.post("/v1/query", json=QUESTION), 500, "internal")
+
+
+async def test_questions_take_the_short_cut_in_front_of_serve_and_nothing_else_does(
+    app: FastAPI, service: FakeService
+) -> None:
+    reached: list[str] = []
+
+    async def serves(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope["path"])
+        await app(scope, receive, send)
+
+    (middleware,) = middlewares()
+    transport = httpx.ASGITransport(middleware.cls(serves))
+    async with httpx.AsyncClient(transport=transport, base_url="http://rta") as client:
+        assert (await client.post("/v1/query", json=QUESTION)).json()["rows"] == [{"n": 1}]
+        assert reached == ["/v1/query"], "nothing was offered yet"
+        offer(app.state.questions)
+        try:
+            assert (await client.post("/v1/query", json=QUESTION)).json()["rows"] == [{"n": 1}]
+            assert is_error(await client.post("/v1/query", content=b"{"), 400, "bad_request")
+            assert is_error(await client.get("/v1/query"), 405, "method_not_allowed")
+            remote = {"X-Forwarded-For": "203.0.113.7"}
+            assert is_error(await client.post("/v1/query", json=QUESTION, headers=remote), 403, "forbidden")
+            await client.post("/v1/query/explain", json=QUESTION)
+        finally:
+            offer(None)
+    assert reached == ["/v1/query", "/v1/query", "/v1/query/explain"]
+    assert len(service.asked) == 2

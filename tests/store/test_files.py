@@ -182,6 +182,21 @@ def test_short_or_missing_run_is_named(tmp_path: Path) -> None:
         load_runs(store, FOLDER, [RunRef("runs/a-1-2.ids", 1, 0, 1)])
 
 
+def test_a_flipped_bit_in_a_run_is_named(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    writes = [RunWrite(p, 1, np.full((4, 2), p, np.uint64)) for p in range(2)]
+    whole, broken = write_runs(store, FOLDER, layout.run_path("a", 1, 1), writes)
+    file = tmp_path / layout.within(FOLDER, broken.path)
+    data = bytearray(file.read_bytes())
+    data[16 * 5] ^= 1
+    file.write_bytes(data)
+    assert np.array_equal(load_runs(store, FOLDER, [whole])[0], writes[0].identities)
+    with pytest.raises(CorruptFileError, match=r"runs/a-1-1\.ids.*bytes 64 to 128.*CRC"):
+        load_runs(store, FOLDER, [broken])
+    unchecked = RunRef(broken.path, 1, broken.first, broken.count)
+    assert len(load_runs(store, FOLDER, [unchecked])[0]) == 4
+
+
 def test_state_comes_back_and_a_missing_one_is_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     write_state(store, FOLDER, layout.state_path("a", 1, 1), b"state")

@@ -106,7 +106,7 @@ def _find_batches(where: str, offset: int, buf: npt.NDArray[np.uint8]) -> Longs:
     room = len(buf) // 4096 + 16
     while True:
         found = np.empty((room, framing.BATCH_FIELDS), np.int64)
-        count = framing.walk_batches(buf, len(buf), found)
+        count = framing.walk_batches(buf, len(buf), offset, found)
         if count == framing.OLD_FORMAT:
             raise CorruptLogError(
                 f"{where}: it has batches in a format older than Kafka 0.11",

@@ -51,17 +51,19 @@ def big_endian(buf: Bytes, at: int, size: int) -> int:
 
 
 @kernel
-def walk_batches(buf: Bytes, end: int, found: Longs) -> int:
+def walk_batches(buf: Bytes, end: int, wanted: int, found: Longs) -> int:
     """Note the whole batches among `end` bytes; the last one of an answer may be cut off.
 
-    Returns how many there are, `OLD_FORMAT`, `DISORDER`, or more than there is room for in `found` when there is not enough.
+    Returns how many there are, or more than there is room for in `found` when there is not enough. In front of a batch of an
+    older format: how many, if they reach the `wanted` offset (the next answer begins with the old one), else `OLD_FORMAT`.
+    `DISORDER` refuses all of them: which offset is the wrong one can't be told.
     """
     at = 0
     count = 0
     last = as_int(-1)
     while at + _MAGIC_AT < end:
         if buf[at + _MAGIC_AT] != MAGIC:
-            return OLD_FORMAT
+            return count if last >= wanted else OLD_FORMAT
         if at + HEADER_BYTES > end:
             break
         stop = at + 12 + big_endian(buf, at + 8, 4)
