@@ -78,10 +78,11 @@ def test_where_nothing_comes_in_an_empty_manifest_begins_a_new_definition(
     monkeypatch.setattr(
         fill, "decode_state", lambda _: {0: SavedPartition({}, pa.table({}), event_time_max_ms=START_MS)}
     )
-    monkeypatch.setattr(fill, "state_rows", lambda *_: StateRows({}, world.datasource.raw_schema().empty_table(), NONE))
     store, log = MemoryStore(), NoLog()
     ownership = Ownership(store, ("a",))
     world, wider = redefined_world(store, ownership.generation)
+    nothing = StateRows({}, world.datasource.raw_schema().empty_table(), NONE)
+    monkeypatch.setattr(fill, "state_rows", lambda *_: nothing)
     keeper = Housekeeper(store, lambda: log, made_up_site(tmp_path), ownership)
     keeper.set_datasources([wider], [])
     monkeypatch.setattr(housekeeper, "FILL_REST", 0.0)
