@@ -22,6 +22,7 @@ import rta
 from rta.errors import BadRequestError, RtaError
 
 if TYPE_CHECKING:
+    from rta.client import Answer
     from rta.config import Settings
     from rta.generate.run import Counts, Plan
 
@@ -117,6 +118,11 @@ def _add_asking(words: Words) -> None:
     sub.set_defaults(command=query)
     _add_url(sub)
     sub.add_argument("question", metavar="FILE|-|JSON", help="a file, - for standard input, or the JSON itself")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub = words.add_parser("sql", help="ask a question in SQL, as POST /v1/sql")
+    sub.set_defaults(command=sql)
+    _add_url(sub)
+    sub.add_argument("statement", metavar="SQL|-", help="one statement, or - for standard input")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -272,17 +278,31 @@ def advise(options: argparse.Namespace) -> int:
 
 def query(options: argparse.Namespace) -> int:
     from rta.client import Client
-    from rta.terminal import note, show_rows
 
     question = _question(options.question)
     with Client(_url(options), retry_s=5) as client:
-        answer = client.query(question)
+        return _show_answer(client.query(question), options)
+
+
+def sql(options: argparse.Namespace) -> int:
+    from rta.client import Client
+
+    statement = sys.stdin.read() if options.statement == "-" else options.statement
+    with Client(_url(options), retry_s=5) as client:
+        return _show_answer(client.sql_rows(statement), options)
+
+
+def _show_answer(answer: Answer, options: argparse.Namespace) -> int:
+    from rta.terminal import note, show_rows
+
     if options.json:
         _print_json({"rows": answer.rows, "meta": answer.meta})
         return DONE
     show_rows(answer.rows)
     sources = ", ".join(str(source) for source in answer.meta.get("sources", ()))
     note(f"{len(answer.rows):,} rows from {sources or 'nowhere'} in {answer.meta.get('elapsed_ms', 0):.1f} ms")
+    if answer.meta.get("truncated") and options.word == "sql":
+        note(f"there are more: an answer has at most {answer.meta['row_limit']:,} rows")
     if not answer.meta.get("complete", True):
         note("not complete: a partition has no owner at the moment")
     return DONE

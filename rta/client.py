@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Event = Mapping[str, Any]
+ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 4 << 20
@@ -93,6 +94,30 @@ class Answer:
 
     def to_pandas(self) -> Any:
         return self.to_polars().to_pandas()
+
+
+@dataclass(frozen=True, slots=True)
+class SqlAnswer:
+    """An answer of `Client.sql`: a table in the types of the statement, and what the answer says of itself."""
+
+    table: pa.Table
+    meta: dict[str, Any]
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def to_arrow(self) -> pa.Table:
+        return self.table
+
+    def to_polars(self) -> pl.DataFrame:
+        import polars as pl
+
+        frame = pl.from_arrow(self.table)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def to_pandas(self) -> Any:
+        return self.table.to_pandas()
 
 
 class Client:
@@ -174,6 +199,27 @@ class Client:
             InvalidQueryError, NotFoundError, TimeLimitError: as the server said.
         """
         answer = self._document("POST", "/v1/query", {**(document or {}), **fields})
+        return Answer(answer["rows"], answer["meta"])
+
+    def sql(self, query: str, parameters: Sequence[Any] = (), **fields: Any) -> SqlAnswer:
+        """Ask in SQL; parameters are those of `?` or of `$1`, `$2`, … in the statement.
+
+        Raises:
+            InvalidQueryError, NotFoundError, TimeLimitError: as the server said.
+        """
+        import pyarrow as pa
+
+        body = orjson.dumps({"query": query, "parameters": list(parameters), **fields})
+        headers = {"Content-Type": "application/json", "Accept": ARROW}
+        request = self._http.build_request("POST", "/v1/sql", content=body, headers=headers)
+        response = self._exchange(request, ASK_AGAIN_STATUS, "POST /v1/sql")
+        if response.is_error:
+            raise error_of(response, "POST /v1/sql")
+        return SqlAnswer(pa.ipc.open_stream(response.content).read_all(), orjson.loads(response.headers["RTA-Meta"]))
+
+    def sql_rows(self, query: str, parameters: Sequence[Any] = (), **fields: Any) -> Answer:
+        """The same as rows of JSON."""
+        answer = self._document("POST", "/v1/sql", {"query": query, "parameters": list(parameters), **fields})
         return Answer(answer["rows"], answer["meta"])
 
     def wait(self, datasource: str, position: str, timeout_s: float = 60.0) -> None:

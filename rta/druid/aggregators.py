@@ -7,7 +7,7 @@ sketch is made of them afterwards. The sum, least and greatest of nothing are nu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from rta.druid.expressions.compiler import expression, identifiers
 from rta.druid.filters import And, Filter, columns_of, matches, parse_filter
 from rta.druid.problems import InvalidInputError, unsupported
 from rta.druid.values import (
-    NUMBERS,
     POLARS,
     SKETCHES,
     Column,
@@ -84,11 +83,10 @@ class Aggregator:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """An aggregation, what is made of its column afterwards, and what stands for a group without rows."""
+    """An aggregation, and what is made of its column afterwards."""
 
     expr: pl.Expr
-    finish: Callable[[pl.Series], pl.Series] | None
-    empty: Any
+    finish: Callable[[pl.Series], pl.Series] | None = None
 
 
 def parse_aggregator(value: Any) -> Aggregator:
@@ -143,35 +141,33 @@ def _filtered(doc: reading.Document) -> Aggregator:
     condition = parse_filter(doc.get("filter"))
     name = inner.name or reading.text_or(doc, "name", "", "the aggregator 'filtered'")
     both = And((condition, inner.filter)) if condition is not None and inner.filter is not None else condition
-    fields = {f: getattr(inner, f) for f in inner.__dataclass_fields__}
-    return Aggregator(**(fields | {"name": name, "filter": both or inner.filter}))
+    return replace(inner, name=name, filter=both or inner.filter)
 
 
 def _sketch(doc: reading.Document, name: str, kind: str, what: str) -> Aggregator:
     of = _SKETCHES[kind]
-    shown = {"round": reading.flag(doc, "round", what), "finalized": reading.flag(doc, "shouldFinalize", what, True)}
+    rounded, finalized = reading.flag(doc, "round", what), reading.flag(doc, "shouldFinalize", what, True)
     if kind == "cardinality":
         listed = reading.items(doc, "fields", what) or reading.items(doc, "fieldNames", what)
         fields = tuple(parse_dimension(f) for f in listed)
-        return Aggregator(
-            name, kind, "sketch", of, fields, by_row=reading.flag(doc, "byRow", what), round=shown["round"]
-        )
+        return Aggregator(name, kind, "sketch", of, fields, by_row=reading.flag(doc, "byRow", what), round=rounded)
     fields, _ = _source(doc, what)
     if of is Type.HLL:
         lg_k, hll_type = reading.whole(doc, "lgK", what, 12), reading.text_or(doc, "tgtHllType", "HLL_4", what)
         sketches.check_hll(lg_k, hll_type)
-        return Aggregator(name, kind, "sketch", of, fields, size=lg_k, hll_type=hll_type, **shown)
+        sized = Aggregator(name, kind, "sketch", of, fields, size=lg_k, hll_type=hll_type)
+        return replace(sized, round=rounded, finalized=finalized)
     if of is Type.THETA:
         if doc.get("errorBoundsStdDev") is not None:
             raise unsupported("'errorBoundsStdDev' of", name, "thetaSketchEstimate without it")
         size = sketches.check_theta(reading.whole(doc, "size", what, 16_384))
-        return Aggregator(name, kind, "sketch", of, fields, size=size, finalized=shown["finalized"])
+        return Aggregator(name, kind, "sketch", of, fields, size=size, finalized=finalized)
     if of is Type.QUANTILES:
         k = reading.whole(doc, "k", what, 128)
         if not 2 <= k <= 32_768 or k & (k - 1):
             raise InvalidInputError(f"'k' of {what} is {k}", "write a power of two from 2 to 32,768")
-        return Aggregator(name, kind, "sketch", of, fields, size=k, finalized=shown["finalized"])
-    return Aggregator(name, kind, "sketch", of, fields, round=shown["round"])
+        return Aggregator(name, kind, "sketch", of, fields, size=k, finalized=finalized)
+    return Aggregator(name, kind, "sketch", of, fields, round=rounded)
 
 
 def columns_read(aggregator: Aggregator) -> Iterator[str]:
@@ -187,27 +183,36 @@ def columns_read(aggregator: Aggregator) -> Iterator[str]:
 
 def measure(a: Aggregator, resolve: Resolve) -> Measure:
     """The aggregator over columns. Of `grouping` there is none: it is constant in a grouping."""
-    mask = None if a.filter is None else matches(a.filter, resolve).fill_null(value=False)
+    mask = None if a.filter is None else per_row(matches(a.filter, resolve)).fill_null(value=False)
     if a.fold == "count":
-        return Measure((pl.len() if mask is None else mask.sum()).cast(pl.Int64), None, 0)
+        return Measure((pl.len() if mask is None else mask.sum()).cast(pl.Int64))
     if a.fold == "sketch":
         return _sketch_measure(a, resolve, mask)
     column = expression(a.expression, resolve) if a.expression is not None else resolve(a.fields[0].dimension)
     value = _masked(per_row(_number(column, a)), mask)
     if a.fold in ("first", "last", "any"):
-        return Measure(_picked(a, value, resolve, mask), None, None)
+        return Measure(_picked(a, value, resolve, mask))
     if column.multi and not column.missing:
         raise unsupported(f"'{a.kind}' of a column with several values per row,", a.fields[0].dimension)
     there = value.count() > 0
     match a.fold:
         case "sum":
-            return Measure(pl.when(there).then(value.sum()), None, None)
+            return Measure(pl.when(there).then(value.sum()))
         case "min":
-            return Measure(value.min(), None, None)
+            return Measure(value.min())
         case "max":
-            return Measure(value.max(), None, None)
+            return Measure(value.max())
         case _:
-            return Measure(value.mean(), None, None)
+            return Measure(value.mean())
+
+
+def empty_value(a: Aggregator) -> Any:
+    """What the aggregator is of no rows; None for null."""
+    if a.fold == "count":
+        return 0
+    if a.kind == "cardinality":
+        return hyperunique.empty().tobytes()
+    return _builders(a)[0](()) if a.fold == "sketch" else None
 
 
 def per_row(value: pl.Expr) -> pl.Expr:
@@ -241,8 +246,8 @@ def _picked(a: Aggregator, value: pl.Expr, resolve: Resolve, mask: pl.Expr | Non
         found = value.drop_nulls().first()
     else:
         time = _masked(as_long(resolve(a.time_column)), mask)
-        first, last = value.filter(time == time.min()).first(), value.filter(time == time.max()).last()
-        found = first if a.fold == "first" else last
+        earliest, latest = value.filter(time == time.min()).first(), value.filter(time == time.max()).last()
+        found = earliest if a.fold == "first" else latest
     return found.str.head(a.text_max) if a.type is Type.STRING else found
 
 
@@ -262,7 +267,7 @@ def _sketch_measure(a: Aggregator, resolve: Resolve, mask: pl.Expr | None) -> Me
     gathered = value.drop_nulls()
     if a.type is not Type.QUANTILES:
         gathered = gathered.unique()
-    return Measure(gathered.implode(), partial(_built, build), build(()))
+    return Measure(gathered.implode(), partial(_built, build))
 
 
 def _of_sketches(
@@ -271,7 +276,7 @@ def _of_sketches(
     if column.type is not a.type and column.items is None:
         raise InvalidInputError(f"'{a.kind}' of '{a.fields[0].dimension}', which is {column.type}")
     if column.items is None:
-        return Measure(_masked(column.expr, mask).drop_nulls().implode(), partial(_built, merge), build(()))
+        return Measure(_masked(column.expr, mask).drop_nulls().implode(), partial(_built, merge))
     items = _masked(column.items, mask).explode().drop_nulls()
     items = items if a.type is Type.QUANTILES else items.unique()
     rest = _masked(column.expr, mask).drop_nulls()
@@ -286,15 +291,15 @@ def _of_sketches(
             made = [merge([build(i.to_list()), *r.to_list()]) if len(r) else build(i.to_list()) for i, r in rows]
         return pl.Series(gathered.name, made, pl.Binary)
 
-    return Measure(pl.struct(items=items.implode(), rest=rest.implode()), finish, build(()))
+    return Measure(pl.struct(items=items.implode(), rest=rest.implode()), finish)
 
 
 def _builders(a: Aggregator) -> tuple[sketches.Build, sketches.Build]:
     """How a sketch is made of values, and of sketches."""
     match a.type:
         case Type.HLL:
-            options = {"lg_k": a.size, "kind": a.hll_type}
-            return partial(sketches.hll_of_values, **options), partial(sketches.hll_of_sketches, **options)
+            build = partial(sketches.hll_of_values, lg_k=a.size, kind=a.hll_type)
+            return build, partial(sketches.hll_of_sketches, lg_k=a.size, kind=a.hll_type)
         case Type.THETA:
             return partial(sketches.theta_of_values, lg_k=a.size), partial(sketches.theta_of_sketches, lg_k=a.size)
         case Type.QUANTILES:
@@ -313,11 +318,10 @@ def _cardinality(a: Aggregator, columns: Sequence[Column], mask: pl.Expr | None)
     """Distinct values of all fields together, or distinct combinations of them."""
     if not columns:
         raise InvalidInputError(f"the aggregator '{a.name}' has no 'fields'")
-    none = hyperunique.empty().tobytes()
     if a.by_row:
         row = pl.struct([c.expr.alias(str(i)) for i, c in enumerate(columns)])
         rows = row.filter(mask) if mask is not None else row
-        return Measure(rows.unique().implode(), partial(_built, sketches.hyper_unique_of_rows), none)
+        return Measure(rows.unique().implode(), partial(_built, sketches.hyper_unique_of_rows))
     build = partial(sketches.hyper_unique_of_values, text_hash=hyperunique.text_hash)
     gathered = []
     for column in columns:
@@ -330,7 +334,7 @@ def _cardinality(a: Aggregator, columns: Sequence[Column], mask: pl.Expr | None)
         return pl.Series(found.name, made, pl.Binary)
 
     lists = [g.alias(str(i)) for i, g in enumerate(gathered)]
-    return Measure(pl.struct(lists), finish, none)
+    return Measure(pl.struct(lists), finish)
 
 
 def finalized(a: Aggregator, column: pl.Expr) -> Column:
@@ -342,7 +346,3 @@ def finalized(a: Aggregator, column: pl.Expr) -> Column:
     if a.round and of is Type.DOUBLE:
         return Column((found + 0.5).floor().cast(pl.Int64), Type.LONG)
     return Column(found, of)
-
-
-def is_number(of: Type) -> bool:
-    return of in NUMBERS

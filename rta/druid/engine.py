@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from rta.druid.aggregators import Aggregator, Measure, finalized, measure, per_row
+from rta.druid.aggregators import Aggregator, Measure, empty_value, finalized, measure, per_row
 from rta.druid.filters import matches
-from rta.druid.periods import Interval
+from rta.druid.periods import ETERNITY, Interval
 from rta.druid.postaggregators import PostAggregator, Results, compute
 from rta.druid.query import NativeQuery
 from rta.druid.table import Table
@@ -77,11 +77,11 @@ def _finished(found: pl.DataFrame, measures: Mapping[int, Measure]) -> pl.DataFr
     return found.with_columns(made)
 
 
-def filled(frame: pl.DataFrame, aggregators: Sequence[Aggregator], resolve: Resolve) -> pl.DataFrame:
+def filled(frame: pl.DataFrame, aggregators: Sequence[Aggregator]) -> pl.DataFrame:
     """What aggregates of no rows are, where they are null."""
     out = []
     for i, aggregator in enumerate(aggregators):
-        empty = measure(aggregator, resolve).empty if aggregator.fold != "grouping" else None
+        empty = empty_value(aggregator)
         if empty is not None:
             dtype = frame.schema[aggregate_name(i)]
             out.append(pl.col(aggregate_name(i)).fill_null(pl.lit(empty, dtype)))
@@ -119,10 +119,15 @@ def completed(
     return frame, raw, shown
 
 
-def clipped(intervals: Sequence[Interval], bounds: Interval | None) -> list[Interval]:
-    """The parts of the intervals between the first and the last time of the data."""
-    if bounds is None:
-        return []
+def clipped(intervals: Sequence[Interval], table: Table) -> list[Interval]:
+    """The parts of the intervals between the first and the last time of the data; of a derived table as they are."""
+    if table.derived and ETERNITY not in intervals:
+        return list(intervals)
+    bounds = table.known_bounds()
+    return [] if bounds is None else clipped_to(intervals, bounds)
+
+
+def clipped_to(intervals: Sequence[Interval], bounds: Interval) -> list[Interval]:
     low, high = bounds[0], bounds[1] + 1
     parts = [(max(start, low), min(end, high)) for start, end in intervals]
     return [(start, end) for start, end in parts if start < end]

@@ -338,10 +338,11 @@ def _dimension_matches(condition: In | Bound | Pattern | Search | During, column
 def _each(column: Column, test: Callable[[Column], pl.Expr], null: bool) -> pl.Expr:
     """The test of each value; `null` says whether null matches, else it is unknown."""
     if not (column.multi or column.type in ARRAYS):
-        hit = test(column)
-        return hit.fill_null(value=True) if null else pl.when(column.expr.is_not_null()).then(hit)
+        there = column.expr.is_not_null()
+        return ~there | test(column) if null else pl.when(there).then(test(column))
     inner = Type.STRING if column.multi else ARRAYS[column.type]
-    one = test(Column(pl.element(), inner)).fill_null(value=null)
+    there = pl.element().is_not_null()
+    one = pl.when(there).then(test(Column(pl.element(), inner))).otherwise(pl.lit(value=null))
     hit = column.expr.list.eval(one).list.any()
     empty = column.expr.is_null() | (column.expr.list.len() == 0)
     if null:

@@ -5,6 +5,7 @@ Rows are in the order of time, then of the dimensions, nulls first. A limit's ow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -32,7 +33,10 @@ class Groups:
 
 
 def groupby(query: NativeQuery, table: Table) -> bytes:
-    groups = grouped(query, table)
+    return groups_json(query, grouped(query, table))
+
+
+def groups_json(query: NativeQuery, groups: Groups) -> bytes:
     stamps = groups.frame.select(
         pl.lit("v1").alias("version"), bucket_stamps(pl.col(BUCKET), query.granularity).alias("timestamp")
     )
@@ -47,12 +51,12 @@ def inner_table(query: NativeQuery, table: Table) -> Table:
         pl.col(BUCKET).alias(TIME), *(groups.raw[name].expr.alias(inner) for name, inner in names.items())
     )
     columns = {n: Column(pl.col(inner), groups.raw[n].type, groups.raw[n].multi) for n, inner in names.items()}
-    return Table(frame.lazy(), {TIME: TIME_COLUMN} | columns)
+    return Table(frame.lazy(), {TIME: TIME_COLUMN} | columns, derived=True)
 
 
 def grouped(query: NativeQuery, table: Table) -> Groups:
     rows = rows_of(query, table)
-    keys = [(f"\0d{i}", dimension_column(d, rows.resolve)) for i, d in enumerate(query.dimensions)]
+    keys = [(dimension_name(i), dimension_column(d, rows.resolve)) for i, d in enumerate(query.dimensions)]
     sets = query.subtotals if query.subtotals is not None else (tuple(d.name for d in query.dimensions),)
     frames = []
     for names in sets:
@@ -60,6 +64,20 @@ def grouped(query: NativeQuery, table: Table) -> Groups:
         time = [] if query.granularity.all else [bucket_key(bucket_starts(TIME_COLUMN.expr, query.granularity))]
         found = aggregated(rows.matching, [*time, *chosen], query.aggregators, rows.resolve)
         frames.append(_complete(query, found, keys, names))
+    return groups_of(query, frames, keys)
+
+
+def whole_groups(query: NativeQuery, found: pl.DataFrame, types: Sequence[Type]) -> Groups:
+    """The answer from aggregates by bucket and all dimensions, whose columns are named by `dimension_name`."""
+    keys = [(dimension_name(i), Column(pl.col(dimension_name(i)), of)) for i, of in enumerate(types)]
+    return groups_of(query, [_complete(query, found, keys, tuple(d.name for d in query.dimensions))], keys)
+
+
+def dimension_name(index: int) -> str:
+    return f"\0d{index}"
+
+
+def groups_of(query: NativeQuery, frames: list[pl.DataFrame], keys: Sequence[tuple[str, Column]]) -> Groups:
     frame = pl.concat(frames) if len(frames) > 1 else frames[0]
     frame, raw, columns = completed(frame, query.aggregators, query.postaggregators, query.context.finalize)
     dimensions = {d.name: Column(pl.col(key), c.type) for d, (key, c) in zip(query.dimensions, keys, strict=True)}
@@ -68,7 +86,7 @@ def grouped(query: NativeQuery, table: Table) -> Groups:
 
 
 def _complete(
-    query: NativeQuery, found: pl.DataFrame, keys: list[tuple[str, Column]], names: tuple[str, ...]
+    query: NativeQuery, found: pl.DataFrame, keys: Sequence[tuple[str, Column]], names: tuple[str, ...]
 ) -> pl.DataFrame:
     """One set of groups in its order, with the dimensions that it leaves out as nulls."""
     if query.granularity.all:

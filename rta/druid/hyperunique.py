@@ -91,11 +91,19 @@ def row_hash(row: Sequence[Any]) -> bytes:
     """As `cardinality` by row hashes several values together."""
     out = []
     for value in row:
-        if isinstance(value, list):
-            texts = sorted(NULL_TEXT if v is None else v for v in value)
-            out.append("\1".join(texts).encode("utf-16-le"))
+        if value is None:
+            out.append(b"")
+        elif isinstance(value, list):
+            out.append(_several(value))
         elif isinstance(value, int | float):
             out.append(struct.pack("<q" if isinstance(value, int) else "<d", value))
         else:
-            out.append((NULL_TEXT if value is None else value).encode("utf-16-le", "surrogatepass"))
+            out.append(value.encode("utf-16-le", "surrogatepass"))
     return mmh3.hash_bytes(b"\0".join(out), 0, True)
+
+
+def _several(values: Sequence[str | None]) -> bytes:
+    """Sorted, so that the order of several values in a row does not matter; nulls alone are nothing."""
+    if len(values) == 1 or not any(v is not None for v in values):
+        return (values[0] or "").encode("utf-16-le") if values else b""
+    return "\1".join(sorted(NULL_TEXT if v is None else v for v in values)).encode("utf-16-le")

@@ -41,6 +41,7 @@ class Table:
         other: Finds what is no column.
         bounds: First and last time of all rows, both included, where it is known without reading them.
         rollup: Its rows are aggregates.
+        derived: Its rows come from a query or with one: what their times are bounded by is the query's intervals.
     """
 
     frame: pl.LazyFrame
@@ -49,6 +50,7 @@ class Table:
     stamped: bool = False
     bounds: Interval | None = None
     rollup: Rollup | None = None
+    derived: bool = False
 
     def column(self, name: str) -> Column:
         return self.columns.get(name) or self.other(name) or MISSING
@@ -216,4 +218,4 @@ def inline_table(names: Sequence[str], types: Sequence[str] | None, rows: Sequen
             if frame.width
             else pl.DataFrame(schema={TIME: pl.Int64})
         )
-    return Table(frame.lazy(), {TIME: TIME_COLUMN} | {n: c for n, c in shown.items() if n != TIME})
+    return Table(frame.lazy(), {TIME: TIME_COLUMN} | {n: c for n, c in shown.items() if n != TIME}, derived=True)

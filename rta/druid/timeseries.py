@@ -9,7 +9,6 @@ import polars as pl
 from rta.druid.engine import (
     BUCKET,
     MATCHED,
-    Rows,
     aggregated,
     bucket_key,
     clipped,
@@ -28,37 +27,46 @@ from rta.druid.wire import nested_json, shown
 def timeseries(query: NativeQuery, table: Table) -> bytes:
     """Buckets in the order of time, or the reverse."""
     rows = rows_of(query, table)
-    parts = clipped(query.intervals, table.known_bounds())
-    frame = _total(query, rows, parts) if query.granularity.all else _by_time(query, rows, parts)
+    parts = clipped(query.intervals, table)
+    keys = () if query.granularity.all else (bucket_key(bucket_starts(TIME_COLUMN.expr, query.granularity)),)
+    found = aggregated(rows.matching, keys, query.aggregators, rows.resolve)
+    if not found.height and not has_rows(rows.inside):
+        parts = []
+    total = None
+    if query.context.grand_total:
+        total = aggregated(rows.matching, (), query.aggregators, rows.resolve)
+    return series_of(query, found, parts, total)
+
+
+def series_of(
+    query: NativeQuery, found: pl.DataFrame, parts: Sequence[Interval], total: pl.DataFrame | None = None
+) -> bytes:
+    """The answer from aggregates by bucket.
+
+    Args:
+        found: One row per bucket with rows; of granularity `all` one row, whose time is the first of the data in the
+            interval, without data 1970.
+        parts: Where the data is, in the query's intervals.
+        total: Over all buckets, as a last row.
+    """
+    if query.granularity.all:
+        frame = _at(found, parts[0][0] if parts else 0)
+    elif query.context.skip_empty_buckets or not parts or _every_instant(query.granularity):
+        frame = found
+    else:
+        frame = _with_empty(found, parts, query.granularity)
     if query.context.skip_empty_buckets:
         frame = frame.filter(pl.col(MATCHED) > 0)
-    frame = filled(frame, query.aggregators, rows.resolve).sort(BUCKET, descending=query.descending)
+    frame = filled(frame, query.aggregators).sort(BUCKET, descending=query.descending)
     if query.limit.limit is not None:
         frame = frame.head(query.limit.limit)
-    if query.context.grand_total and frame.height:
-        total = aggregated(rows.matching, (), query.aggregators, rows.resolve)
-        frame = pl.concat([frame, filled(_at(total, None), query.aggregators, rows.resolve).select(frame.columns)])
+    if total is not None and frame.height:
+        frame = pl.concat([frame, filled(_at(total, None), query.aggregators).select(frame.columns)])
     return _answer(query, frame)
-
-
-def _total(query: NativeQuery, rows: Rows, parts: Sequence[Interval]) -> pl.DataFrame:
-    """One row, at the first time of the data in the interval; without data at 1970."""
-    found = aggregated(rows.matching, (), query.aggregators, rows.resolve)
-    return _at(found, parts[0][0] if parts else 0)
 
 
 def _at(frame: pl.DataFrame, instant_ms: int | None) -> pl.DataFrame:
     return frame.with_columns(pl.lit(instant_ms, pl.Int64).alias(BUCKET))
-
-
-def _by_time(query: NativeQuery, rows: Rows, parts: Sequence[Interval]) -> pl.DataFrame:
-    starts = bucket_starts(TIME_COLUMN.expr, query.granularity)
-    found = aggregated(rows.matching, (bucket_key(starts),), query.aggregators, rows.resolve)
-    if query.context.skip_empty_buckets or not parts or _every_instant(query.granularity):
-        return found
-    if not found.height and not has_rows(rows.inside):
-        return found
-    return _with_empty(found, parts, query.granularity)
 
 
 def _every_instant(granularity: Granularity) -> bool:
@@ -66,8 +74,8 @@ def _every_instant(granularity: Granularity) -> bool:
 
 
 def _with_empty(found: pl.DataFrame, parts: Sequence[Interval], granularity: Granularity) -> pl.DataFrame:
-    starts = pl.concat([buckets(part, granularity) for part in parts]).unique()
-    every = pl.DataFrame({BUCKET: starts})
+    starts = [buckets(part, granularity) for part in parts]
+    every = pl.DataFrame({BUCKET: pl.concat([*starts, found.get_column(BUCKET)]).unique()})
     return every.join(found, on=BUCKET, how="left").with_columns(pl.col(MATCHED).fill_null(0))
 
 

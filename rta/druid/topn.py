@@ -5,6 +5,8 @@ Equal ranks are in the order of the values. Nulls rank last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 import polars as pl
 
@@ -12,20 +14,21 @@ from rta.druid.dimensions import dimension_column, dropped
 from rta.druid.engine import BUCKET, aggregated, bucket_key, clipped, completed, has_rows, rows_of
 from rta.druid.granularity import bucket_stamps, bucket_starts, buckets
 from rta.druid.limits import TopNMetric
-from rta.druid.ordering import Ordering, alphanumeric_key, sort_keys
+from rta.druid.ordering import Ordering, alphanumeric_key, below, sort_keys
+from rta.druid.periods import Interval
 from rta.druid.problems import InvalidInputError
 from rta.druid.query import NativeQuery
 from rta.druid.table import TIME_COLUMN, Table
-from rta.druid.values import ARRAYS, NUMBERS, SKETCHES, Column, as_text
+from rta.druid.values import ARRAYS, NUMBERS, SKETCHES, Column, Type, as_text
 from rta.druid.wire import rows_json, shown
 
-_VALUE = "\0value"
+VALUE = "\0value"
 
 
 def topn(query: NativeQuery, table: Table) -> bytes:
     """Per bucket the first `threshold` values."""
     rows, spec = rows_of(query, table), query.dimensions[0]
-    parts = clipped(query.intervals, table.known_bounds())
+    parts = clipped(query.intervals, table)
     if not parts or not has_rows(rows.inside):
         return b"[]"
     dimension = dimension_column(spec, rows.resolve)
@@ -33,16 +36,27 @@ def topn(query: NativeQuery, table: Table) -> bytes:
     gone = dropped(spec, rows.resolve)
     if gone is not None:
         matching = matching.filter(~gone)
-    keys = [(_VALUE, dimension)]
+    keys = [(VALUE, dimension)]
+    if not query.granularity.all:
+        keys.insert(0, bucket_key(bucket_starts(TIME_COLUMN.expr, query.granularity)))
+    frame = aggregated(matching, keys, query.aggregators, rows.resolve)
+    return ranking_of(query, frame, dimension.type, parts)
+
+
+def ranking_of(query: NativeQuery, frame: pl.DataFrame, of: Type, parts: Sequence[Interval]) -> bytes:
+    """The answer from aggregates by bucket and value.
+
+    Args:
+        frame: Its column `VALUE` is of type `of`.
+        parts: Where the data is, in the query's intervals.
+    """
     if query.granularity.all:
         starts = [parts[0][0]]
-    else:
-        keys.insert(0, bucket_key(bucket_starts(TIME_COLUMN.expr, query.granularity)))
-        starts = pl.concat([buckets(part, query.granularity) for part in parts]).unique().sort().to_list()
-    frame = aggregated(matching, keys, query.aggregators, rows.resolve)
-    if query.granularity.all:
         frame = frame.with_columns(pl.lit(starts[0], pl.Int64).alias(BUCKET))
-    return _answer(query, frame, Column(pl.col(_VALUE), dimension.type), starts)
+    else:
+        every = [*(buckets(part, query.granularity) for part in parts), frame.get_column(BUCKET)]
+        starts = pl.concat(every).unique().sort().to_list()
+    return _answer(query, frame, Column(pl.col(VALUE), of), starts)
 
 
 def _answer(query: NativeQuery, frame: pl.DataFrame, value: Column, starts: list[int]) -> bytes:
@@ -96,8 +110,6 @@ def _after(frame: pl.DataFrame, metric: TopNMetric, value: Column, previous: str
         keys = sort_keys(value, metric.ordering)[:1]
         behind = keys[0] < last if metric.inverted else keys[0] > last
         return frame.filter(behind.fill_null(value=metric.inverted))
-    from rta.druid.ordering import below
-
     under = below(value, previous, metric.ordering, inclusive=not metric.inverted)
     behind = under if metric.inverted else ~under
     return frame.filter(behind.fill_null(value=metric.inverted))

@@ -344,7 +344,7 @@ def _stored_names(metric: MetricSpec) -> list[str]:
     match metric.type:
         case MetricType.SUM:
             return [metric.name, metric.n]
-        case MetricType.QUANTILE | MetricType.UNIQUE | MetricType.TOP:
+        case MetricType.QUANTILE | MetricType.UNIQUE | MetricType.TOP | MetricType.THETA:
             return [metric.name, metric.items, metric.sketch]
         case _:
             return [metric.name]
@@ -374,7 +374,7 @@ def _check_rollup(rollup: Rollup, columns: Mapping[str, Column]) -> None:
                 f"{where}: the metric '{metric.name}' is a {metric.type} of '{column.name}', which is {column.type}",
                 "use a long or double column",
             )
-        if metric.type in {MetricType.UNIQUE, MetricType.TOP} and column.type not in _SCALAR:
+        if metric.type in {MetricType.UNIQUE, MetricType.TOP, MetricType.THETA} and column.type not in _SCALAR:
             raise InvalidDatasourceError(
                 f"{where}: the metric '{metric.name}' is a {metric.type} of '{column.name}', which is {column.type}",
                 "use a column with one value",

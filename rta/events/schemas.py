@@ -39,7 +39,7 @@ COLUMNS_MAX = 1000
 ROLLUPS_MAX = 32
 DIMENSIONS_MAX = 32
 ITEMS_MAX = 1024
-"""Plain items a quantile or uniques row keeps before it becomes a sketch."""
+"""Plain items a quantile, uniques or theta row keeps before it becomes a sketch."""
 TIMESTAMP = pa.timestamp("ms", tz="UTC")
 EVENTS = "events"
 """The table of raw events, and `REJECTED` of rejected ones: of single rows, not of buckets."""
@@ -91,6 +91,7 @@ class MetricType(StrEnum):
     QUANTILE = "quantile"
     UNIQUE = "unique_count"
     TOP = "top"
+    THETA = "theta"
 
 
 class Grain(StrEnum):
@@ -126,7 +127,7 @@ class MetricSpec(msgspec.Struct, frozen=True):
 
     @property
     def items(self) -> str:
-        """Column of the plain items: list<double> for quantile, list<int64> hashes for uniques, else list<struct>."""
+        """Column of the plain items: list<double> for quantile, list<int64> hashes for uniques and theta, else list<struct>."""
         return f"{self.name}__items"
 
     @property
@@ -300,7 +301,7 @@ class Datasource(msgspec.Struct, frozen=True, kw_only=True):
                 return [pa.field(metric.name, self._number_of(metric))]
             case MetricType.QUANTILE:
                 item: pa.DataType = pa.float64()
-            case MetricType.UNIQUE:
+            case MetricType.UNIQUE | MetricType.THETA:
                 item = pa.int64()
             case MetricType.TOP:
                 item = pa.struct([pa.field("value", pa.string()), pa.field("count", pa.int64())])

@@ -19,9 +19,8 @@ import polars as pl
 
 from rta.events.schemas import EVENTS, GRAIN_MS, TIME, ColumnType, Datasource, Grain, MetricSpec, MetricType, Rollup
 from rta.query.fields import Field, FieldKind
-from rta.query.model import QueryMetricType
 from rta.query.plan import Plan, PlannedMetric
-from rta.query.rules.rollup_choice import SKETCHED, SOURCES
+from rta.query.rules.rollup_choice import OF_DIMENSIONS, SKETCHED, SOURCES
 from rta.query.time import divides
 
 WISHES_MAX = 12
@@ -105,9 +104,9 @@ def _metric_of(planned: PlannedMetric, dimensions: Collection[str]) -> set[Metri
     metric, field = planned.metric, planned.field
     if field is None:
         return set()
-    if field.column in dimensions and metric.type in (QueryMetricType.COUNT, QueryMetricType.UNIQUE):
+    if field.column in dimensions and metric.type in OF_DIMENSIONS:
         return set()
-    source = SOURCES.get(metric.type)
+    source = SOURCES.get(metric.type, (None,))[0]
     if source is None or not _takes(source, field) or (metric.exact and metric.type in SKETCHED):
         return None
     return {(source, field.column)}
@@ -117,7 +116,7 @@ def _takes(source: MetricType, field: Field) -> bool:
     """Whether a rollup can have this metric of the field."""
     if field.kind is not FieldKind.COLUMN:
         return False
-    if source in (MetricType.UNIQUE, MetricType.TOP):
+    if source in (MetricType.UNIQUE, MetricType.TOP, MetricType.THETA):
         return field.type in _SCALARS
     return field.type in _NUMBERS
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -38,6 +39,7 @@ class Answer:
     spliced: dict[str, str] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=1024)
 def format_time(instant_ms: int) -> str:
     """ISO 8601 UTC with milliseconds; the end of the last year is written as its last instant."""
     instant = _EPOCH + timedelta(milliseconds=min(instant_ms, 253_402_300_799_999))

@@ -59,7 +59,7 @@ def quantiles(selected: Selected, q: float) -> tuple[pl.Series, Bound]:
     )
     if found is not None:
         return _nullable(*found), None
-    lists, parts = _joined(selected, sk.kll_of)
+    lists, parts = joined(selected, sk.kll_of)
     values, there = _select_ranks(lists.offsets, lists.values, q)
     for group, sketches in parts.items():
         items = lists.values[lists.offsets[group] : lists.offsets[group + 1]]
@@ -99,7 +99,7 @@ def uniques(selected: Selected) -> tuple[pl.Series, Bound]:
         found = count_distinct_coded(coded, selected.items, selected.groups.number, _total(coded, selected))
         if found is not None:
             return pl.Series(found), None
-    lists, parts = _joined(selected, sk.hll_of)
+    lists, parts = joined(selected, sk.hll_of)
     counts = count_distinct(lists.offsets, lists.values)
     for group, sketches in parts.items():
         items = lists.values[lists.offsets[group] : lists.offsets[group + 1]]
@@ -140,7 +140,7 @@ def _frequent(items: list[dict[str, Any]], sketches: list[bytes]) -> list[dict[s
     return list(found.to_list()[0])
 
 
-def _joined(selected: Selected, sketch_of: Callable[..., bytes]) -> tuple[Lists, Parts]:
+def joined(selected: Selected, sketch_of: Callable[..., bytes]) -> tuple[Lists, Parts]:
     """Per group the items of its rows, and the sketches that have to be merged with them.
 
     More items than fit at once become sketches, batch by batch.
@@ -159,7 +159,7 @@ def _joined(selected: Selected, sketch_of: Callable[..., bytes]) -> tuple[Lists,
         lists = gather_lists(spans[0], spans[1], readable(values[base:]), groups)
         for group in np.flatnonzero(np.diff(lists.offsets)).tolist():
             items = lists.values[lists.offsets[group] : lists.offsets[group + 1]]
-            parts.setdefault(group, []).append(sketch_of(np.unique(items) if sketch_of is sk.hll_of else items))
+            parts.setdefault(group, []).append(sketch_of(np.unique(items) if sketch_of is not sk.kll_of else items))
     empty = Lists(np.zeros(selected.groups.number + 1, np.int32), values[:0].copy())
     return empty, parts
 

@@ -13,7 +13,21 @@ from typing import Any
 
 from rta.errors import InvalidQueryError
 from rta.query.fields import parse_path
-from rta.query.model import And, Compare, Condition, Not, Op, Or, Value
+from rta.query.model import (
+    And,
+    Combined,
+    Compare,
+    Condition,
+    Funnel,
+    Metric,
+    Not,
+    Op,
+    Or,
+    Query,
+    Retention,
+    SetTerm,
+    Value,
+)
 
 VALUES_MAX = 10_000
 FILTERS_MAX = 1_000
@@ -53,6 +67,39 @@ def compares(condition: Condition | None) -> Iterator[Compare]:
             yield from compares(part)
         case None:
             return
+
+
+def both(first: Condition | None, second: Condition | None) -> Condition | None:
+    """What is true where both are; None takes everything."""
+    return all_of([condition for condition in (first, second) if condition is not None])
+
+
+def conditions(query: Query) -> Iterator[Condition]:
+    """Every condition of a question: of its events, of its metrics and inside these."""
+    if query.where is not None:
+        yield query.where
+    for metric in query.metrics:
+        yield from metric_conditions(metric)
+
+
+def metric_conditions(metric: Metric) -> Iterator[Condition]:
+    found = [metric.where, *_set_conditions(metric.sets)]
+    match metric.journey:
+        case Funnel(steps):
+            found += [step.where for step in steps]
+        case Retention(cohort, returning):
+            found += [cohort, returning]
+    yield from (condition for condition in found if condition is not None)
+    if metric.by is not None:
+        yield from metric_conditions(metric.by)
+
+
+def _set_conditions(term: SetTerm | None) -> list[Condition | None]:
+    if term is None:
+        return []
+    if isinstance(term, Combined):
+        return [condition for part in term.of for condition in _set_conditions(part)]
+    return [term.where]
 
 
 def conjuncts(condition: Condition | None) -> tuple[Condition, ...]:

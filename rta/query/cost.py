@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rta.query.block import Piece
 from rta.query.conditions import compares
-from rta.query.execute import Piece
 from rta.query.model import QueryMetricType
+from rta.query.partials import is_whole, partial_key
 from rta.query.plan import Plan
 
 FIXED_US = 150
@@ -27,9 +28,14 @@ _LISTED = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE)
 
 def estimate_us(plan: Plan, pieces: Sequence[Piece]) -> float:
     """CPU time of `rta.query.execute.run_rollup` for this plan and pieces, in microseconds."""
-    passes = len(plan.group_by) + 2 * len(plan.metrics) + sum(1 for _ in compares(plan.query.where))
+    passes = len(plan.group_by) + 2 * len(plan.metrics) + sum(1 for _ in compares(plan.pushed))
     ns = 0
-    for block, start_ms, end_ms in pieces:
+    key = partial_key(plan)
+    for piece in pieces:
+        block, start_ms, end_ms = piece
+        if key is not None and is_whole(piece) and (partial := block.partial(key)) is not None:
+            ns += partial.frame.height * passes * ROW_NS
+            continue
         first_time, end_time = np.searchsorted(block.times, (start_ms, end_ms)).tolist()
         first, end = int(block.begins[first_time]), int(block.begins[end_time])
         if end == first:

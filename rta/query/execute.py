@@ -15,12 +15,16 @@ import numpy.typing as npt
 import polars as pl
 
 from rta.errors import InvariantError
-from rta.events.schemas import MetricType
+from rta.events.schemas import TIME, MetricType
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.block import Block, Codes, Dictionaries, Flags, ListColumn, Longs, NumberColumn
+from rta.query.block import Piece as Piece
 from rta.query.combine import Selected, quantiles, tops, uniques
+from rta.query.conditions import compares
 from rta.query.model import And, Compare, QueryMetricType, Unit
+from rta.query.narrow import Chosen, is_set, set_sizes
 from rta.query.order import cut
+from rta.query.partials import with_partials
 from rta.query.plan import Plan, PlannedMetric
 from rta.query.selecting import codes_there, combined, renumbered, rows_still_taken, rows_taken
 from rta.query.time import bucket_starts
@@ -38,14 +42,6 @@ from rta.stream.grouping import (
 
 DENSE_KEYS_MAX = 1 << 20
 """Up to here groups are numbered through an array with a place for every combination."""
-
-
-class Piece(NamedTuple):
-    """A block and the stretch of time for which it is asked; half open, in ms."""
-
-    block: Block
-    start_ms: int
-    end_ms: int
 
 
 class Slice(NamedTuple):
@@ -73,20 +69,48 @@ def run_rollup(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> An
     row that brings a sketch along.
     """
     assert plan.rollup is not None
-    rows = Rows(_slices(_shared(plan, blocks)), plan.rollup.count.name)
+    plan, pieces = with_partials(plan, _shared(plan, blocks), _folded)
+    assert plan.rollup is not None
+    rows = Rows(_slices(pieces), plan.rollup.count.name)
     selected = _select(plan, rows)
     keys, groups = _group(plan, rows, selected)
     bounds: dict[str, dict[str, float]] = {}
     columns = _key_columns(plan, rows, keys)
+    everything = Chosen(rows, selected, groups, plan.fields)
     for planned in plan.metrics:
-        column, bound = _measure(planned, rows, selected, groups)
+        if is_set(planned):
+            column, bound = set_sizes(planned, everything)
+        else:
+            part = everything.by(planned.metric.where)
+            column, bound = _measure(planned, rows, part.selected, part.groups)
         columns.append(column.alias(planned.metric.name))
         if bound:
             bounds[planned.metric.name] = bound
-    for part in rows.slices:
-        part.block.note_asked(plan.columns)
+    for each in rows.slices:
+        each.block.note_asked(plan.columns)
     frame, more = cut(pl.DataFrame(columns), plan)
     return Answer(frame, bounds, more)
+
+
+def _folded(plan: Plan, piece: Piece) -> Block:
+    """What the plan makes of one piece, as rollup rows: see `rta.query.partials`."""
+    assert plan.rollup is not None
+    rows = Rows(_slices([piece]), plan.rollup.count.name)
+    selected = _select(plan, rows)
+    keys, groups = _group(plan, rows, selected)
+    columns = [pl.Series(TIME, keys.starts).cast(TIME_TYPE)]
+    dictionaries = piece.block.dictionaries
+    for field, codes in zip(plan.group_by, keys.codes, strict=True):
+        dictionary = dictionaries.of(field.column, piece.block.dtype(field.column))
+        columns.append(dictionary.series(dictionary.size).gather(codes.astype(np.uint32)).alias(field.column))
+    for spec, kind in dict.fromkeys((planned.spec, planned.metric.type) for planned in plan.metrics):
+        assert spec is not None
+        if kind in (QueryMetricType.MIN, QueryMetricType.MAX):
+            columns.append(_extreme_of(spec.name, kind, rows, selected, groups).alias(spec.name))
+            continue
+        names = [spec.name] if spec.type is MetricType.COUNT else [spec.name, spec.n]
+        columns += [pl.Series(name, _sum(rows.numbers(name), selected, groups)) for name in names]
+    return Block(pl.DataFrame(list({column.name: column for column in columns}.values())), dictionaries)
 
 
 def _shared(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> list[Piece]:
@@ -163,8 +187,8 @@ def _select(plan: Plan, rows: Rows) -> Longs | None:
     condition = plan.pushed
     if condition is None or rows.count == 0:
         return None
-    for name in plan.fields.values():
-        rows.codes(name.column)
+    for compare in compares(condition):
+        rows.codes(plan.fields[compare.field].column)
     parts = condition.parts if isinstance(condition, And) else (condition,)
     comparisons = [part for part in parts if isinstance(part, Compare)]
     if len(comparisons) < len(parts):
@@ -305,11 +329,14 @@ def _sum_or_average(planned: PlannedMetric, rows: Rows, selected: Longs | None, 
 
 def _extreme(planned: PlannedMetric, rows: Rows, selected: Longs | None, groups: Groups) -> pl.Series:
     assert planned.spec is not None
-    values, valid = _taken(rows.numbers(planned.spec.name), selected)
-    largest = planned.metric.type is QueryMetricType.MAX
-    found, there = extreme_by_group(values, valid, groups.of_row, groups.number, largest)
-    out = _nullable(found, there)
+    out = _extreme_of(planned.spec.name, planned.metric.type, rows, selected, groups)
     return out.cast(TIME_TYPE) if planned.field is not None and planned.field.type == "timestamp" else out
+
+
+def _extreme_of(column: str, kind: QueryMetricType, rows: Rows, selected: Longs | None, groups: Groups) -> pl.Series:
+    values, valid = _taken(rows.numbers(column), selected)
+    found, there = extreme_by_group(values, valid, groups.of_row, groups.number, kind is QueryMetricType.MAX)
+    return _nullable(found, there)
 
 
 def _nullable(values: npt.NDArray[np.generic], there: Flags) -> pl.Series:

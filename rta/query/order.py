@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from rta.query.answer import FEW_ROWS
-from rta.query.model import Unit
+from rta.query.columns import keys_of
+from rta.query.model import Best, Query
 from rta.query.plan import Plan
 
 
@@ -16,16 +17,26 @@ def cut(frame: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, bool]:
 
     Without an order: by time and then the grouped fields, as they stand in the question.
     """
-    names = [o.name for o in plan.query.order_by]
-    descending = [o.descending for o in plan.query.order_by]
-    keys = ["time"] if plan.query.granularity.unit is not Unit.ALL else []
-    for key in (*keys, *plan.query.group_by):
+    query = plan.query
+    if query.best is not None:
+        frame = _best_rows(frame, query, query.best)
+    frame = ordered_rows(frame, query)
+    return frame.head(query.limit), frame.height > query.limit
+
+
+def ordered_rows(frame: pl.DataFrame, query: Query) -> pl.DataFrame:
+    """The rows in the order of the question."""
+    if query.best is not None:
+        return frame
+    names = [o.name for o in query.order_by]
+    descending = [o.descending for o in query.order_by]
+    for key in keys_of(query):
         if key not in names:
             names.append(key)
             descending.append(False)
     if names and frame.height > 1:
         frame = _sorted(frame, names, descending)
-    return frame.head(plan.query.limit), frame.height > plan.query.limit
+    return frame
 
 
 def _sorted(frame: pl.DataFrame, names: Sequence[str], descending: Sequence[bool]) -> pl.DataFrame:
@@ -52,3 +63,14 @@ def _order_of_few(frame: pl.DataFrame, names: Sequence[str], descending: Sequenc
         else:
             order.sort(key=values.__getitem__, reverse=down)
     return order
+
+
+def _best_rows(frame: pl.DataFrame, query: Query, best: Best) -> pl.DataFrame:
+    """Of each row of the question the values with the most, the best first, ties by value, which becomes text."""
+    *keys, value = keys_of(query)
+    number = pl.col(best.metric)
+    if frame.schema[best.metric].is_float():
+        frame = frame.with_columns(number.fill_nan(None))
+    named = frame.with_columns(pl.col(value).cast(pl.String)).filter(pl.col(value).is_not_null() & number.is_not_null())
+    ranked = named.sort(best.metric, value, descending=[True, False])
+    return ranked.group_by(keys, maintain_order=True).head(best.k) if keys else ranked.head(best.k)

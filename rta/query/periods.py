@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from rta.errors import BadRequestError, InvalidQueryError
 from rta.events.units import parse_duration_ms
-from rta.query.model import ALL, Absolute, Calendar, Granularity, Last, TimeRange, Unit
+from rta.query.model import ALL, Absolute, Before, Calendar, Granularity, Last, TimeRange, Unit
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN, bucket_start, next_start
 
 SECOND_MS = 1_000
@@ -117,6 +117,21 @@ def parse_time_range(value: object) -> TimeRange | None:
     if relative is None:
         raise InvalidQueryError(f"'time_range' is '{value[:100]}'", _RANGE_HINT)
     return relative
+
+
+def parse_compare(value: object) -> Before | None:
+    """`previous`, or how much earlier as an ISO period; None for none."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip().lower() == "previous":
+        return Before()
+    step = _iso_step(value) if isinstance(value, str) else None
+    if step is None:
+        raise InvalidQueryError(
+            f"'compare' is {str(value)[:64]!r}",
+            "use previous, or how much earlier as an ISO period such as P7D, P1M, PT1H",
+        )
+    return Before(step)
 
 
 def _parse_relative(text: str) -> TimeRange | None:

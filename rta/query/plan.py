@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rta.events.schemas import Datasource, Grain, MetricSpec, Rollup
+from rta.query.conditions import metric_conditions
 from rta.query.fields import Field
 from rta.query.model import Condition, Metric, Query, Unit
 from rta.query.shape import Shape, shape_of
@@ -143,6 +144,12 @@ class Plan:
         return bool(self.group_by) or self.query.granularity.unit is not Unit.ALL
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every condition that is still to be tested: of the events, and of the metrics."""
+        own = (c for planned in self.metrics for c in metric_conditions(planned.metric))
+        return (*(c for c in (self.pushed, self.where) if c is not None), *own)
+
+    @property
     def key(self) -> bytes:
         """Equal keys on equal data give equal answers: what the question means, with its range made absolute."""
         q = self.query
@@ -151,6 +158,10 @@ class Plan:
             q.granularity,
             q.timezone,
             q.metrics,
+            q.derived,
+            q.columns,
+            q.compare,
+            q.best,
             q.where,
             q.group_by,
             q.select,

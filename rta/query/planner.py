@@ -10,15 +10,16 @@ from typing import Any
 
 from rta.errors import InvalidQueryError
 from rta.events.schemas import EVENTS, ColumnType, Datasource
-from rta.query.conditions import compares, condition_text
+from rta.query.conditions import compares, condition_text, conditions
 from rta.query.fields import Field, FieldKind, resolve
 from rta.query.model import Condition, Metric, Query, QueryMetricType
-from rta.query.parse import check_names, nearest
+from rta.query.parse import check_names
 from rta.query.periods import absolute_range
 from rta.query.plan import Candidate, Considered, Part, Plan, PlannedMetric, Stock
 from rta.query.rules import RULES
 from rta.query.shape import Shape, shape_of
 from rta.query.where import check_where
+from rta.query.wording import nearest
 
 __all__ = ["Candidate", "Considered", "Part", "Plan", "PlannedMetric", "Stock", "explain", "logical_plan", "plan"]
 
@@ -48,12 +49,12 @@ def logical_plan(query: Query, datasource: Datasource, now_ms: int, stock: Stock
     shape = shape_of(datasource, query.table)
     start, end = absolute_range(query.time_range, query.granularity, query.timezone, now_ms)
     fields = _resolve_names(query, shape)
-    check_where(query.where, fields)
+    for condition in conditions(query):
+        check_where(condition, fields)
     group_by = tuple(_group_field(name, shape) for name in query.group_by)
     metrics = tuple(_planned(m, shape) for m in query.metrics)
     if not query.select:
         check_names(query)
-        _check_order(query)
     return Plan(
         query=query,
         datasource=datasource,
@@ -128,7 +129,7 @@ def _derivation(planned: PlannedMetric, plan: Plan) -> str:
 
 
 def _resolve_names(query: Query, shape: Shape) -> dict[str, Field]:
-    names = [c.field for c in compares(query.where)]
+    names = [c.field for condition in conditions(query) for c in compares(condition)]
     names += [n for n in query.select if n != "*"]
     fields = {name: resolve(name, shape) for name in names}
     if query.select:
@@ -171,7 +172,7 @@ def _planned(metric: Metric, shape: Shape) -> PlannedMetric:
             allowed = NUMBERS
         case QueryMetricType.MIN | QueryMetricType.MAX:
             allowed = _ORDERED_TYPES
-        case QueryMetricType.UNIQUE | QueryMetricType.TOP:
+        case _ if metric.type is not QueryMetricType.COUNT:
             allowed = _SCALARS
         case _:
             return PlannedMetric(metric, field)
@@ -182,9 +183,3 @@ def _planned(metric: Metric, shape: Shape) -> PlannedMetric:
             f"metric '{metric.name}' takes the {metric.type} of '{metric.field}', which is {field.type}", hint
         )
     return PlannedMetric(metric, field)
-
-
-def _check_order(query: Query) -> None:
-    for metric in query.metrics:
-        if metric.type is QueryMetricType.TOP and any(o.name == metric.name for o in query.order_by):
-            raise InvalidQueryError(f"'order_by' names '{metric.name}', a list of values", "order by a number")

@@ -7,7 +7,7 @@ business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -21,6 +21,7 @@ from rta.query.model import QueryMetricType, Unit
 from rta.query.order import cut
 from rta.query.paths import number_key, text_key, with_paths
 from rta.query.plan import Plan, PlannedMetric
+from rta.query.sets import size_expression
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN, bucket_starts, constant_offset
 from rta.query.where import where_expression
 
@@ -36,6 +37,14 @@ _POLARS_TYPES: dict[ColumnType, Any] = {
     ColumnType.JSON: pl.String,
 }
 _LONG_MAX = 2**63 - 1
+_OF_NUMBERS = (
+    QueryMetricType.SUM,
+    QueryMetricType.AVG,
+    QueryMetricType.MIN,
+    QueryMetricType.MAX,
+    QueryMetricType.QUANTILE,
+)
+"""Types that take the numbers behind a path; the others take the texts."""
 
 
 def run_raw(plan: Plan, frames: Sequence[Frame]) -> Answer:
@@ -53,8 +62,8 @@ def run_raw(plan: Plan, frames: Sequence[Frame]) -> Answer:
     keys: list[pl.Expr] = []
     if step.unit is not Unit.ALL:
         keys.append(_step(plan).alias(_STEP))
-    keys += [_group_key(f).alias(f"group:{i}") for i, f in enumerate(plan.group_by)]
-    measures = [_measure(p).alias(f"metric:{i}") for i, p in enumerate(plan.metrics)]
+    keys += [group_key(f).alias(f"group:{i}") for i, f in enumerate(plan.group_by)]
+    measures = [_measure(p, plan.fields).alias(f"metric:{i}") for i, p in enumerate(plan.metrics)]
     found = events.group_by(keys).agg(measures) if keys else events.select(measures)
     frame, more = cut(_named(found.collect(engine="streaming"), plan), plan)
     return Answer(frame, {}, more)
@@ -98,7 +107,7 @@ def fields_read(plan: Plan) -> list[Field]:
 
 def _computed(plan: Plan) -> list[Field]:
     """The fields that are needed of every event: not those that are only shown."""
-    compared = [plan.fields[c.field] for part in (plan.pushed, plan.where) for c in compares(part)]
+    compared = [plan.fields[c.field] for condition in plan.conditions for c in compares(condition)]
     return [*plan.group_by, *(m.field for m in plan.metrics if m.field is not None), *compared]
 
 
@@ -141,18 +150,21 @@ def _step(plan: Plan) -> pl.Expr:
     )
 
 
-def _group_key(field: Field) -> pl.Expr:
+def group_key(field: Field) -> pl.Expr:
+    """What events are grouped by: the field's value, not a number as null, behind a path its text."""
     if field.kind is FieldKind.PATH:
         return pl.col(text_key(field))
     column = pl.col(field.key)
     return column.fill_nan(None) if field.type is ColumnType.DOUBLE else column
 
 
-def _measure(planned: PlannedMetric) -> pl.Expr:
+def _measure(planned: PlannedMetric, fields: Mapping[str, Field]) -> pl.Expr:
     metric, field = planned.metric, planned.field
+    mask = None if metric.where is None else where_expression(metric.where, fields)
     if field is None:
-        return pl.len().cast(pl.Int64)
-    value = pl.col(_value_key(metric.type, field))
+        return (pl.len() if mask is None else mask.sum()).cast(pl.Int64)
+    column = pl.col(_value_key(metric.type, field))
+    value = column if mask is None else column.filter(mask)
     match metric.type:
         case QueryMetricType.COUNT:
             return value.count().cast(pl.Int64)
@@ -171,6 +183,12 @@ def _measure(planned: PlannedMetric) -> pl.Expr:
             return value.drop_nulls().n_unique().cast(pl.Int64)
         case QueryMetricType.TOP:
             return _top(value, field, metric.k)
+        case QueryMetricType.THETA if metric.sets is not None:
+            items = column if field.type in (ColumnType.STRING, ColumnType.LONG) else column.cast(pl.String)
+            return size_expression(metric.sets, items, metric.where, lambda c: where_expression(c, fields))
+        case QueryMetricType.FIRST | QueryMetricType.LAST:
+            there = column.is_not_null() if mask is None else column.is_not_null() & mask
+            return _at_end(column.filter(there), pl.col(TIME).filter(there), metric.type is QueryMetricType.LAST)
         case _:
             raise InvariantError(f"metric type '{metric.type}' has no fold")
 
@@ -178,8 +196,7 @@ def _measure(planned: PlannedMetric) -> pl.Expr:
 def _value_key(kind: QueryMetricType, field: Field) -> str:
     if field.kind is not FieldKind.PATH:
         return field.key
-    as_text = kind in (QueryMetricType.COUNT, QueryMetricType.UNIQUE, QueryMetricType.TOP)
-    return text_key(field) if as_text else number_key(field)
+    return number_key(field) if kind in _OF_NUMBERS else text_key(field)
 
 
 def _sum(value: pl.Expr, field: Field) -> pl.Expr:
@@ -191,6 +208,11 @@ def _sum(value: pl.Expr, field: Field) -> pl.Expr:
 
 def _ordered(value: pl.Expr, field: Field) -> pl.Expr:
     return value.fill_nan(None) if field.type is ColumnType.DOUBLE or field.kind is FieldKind.PATH else value
+
+
+def _at_end(value: pl.Expr, times: pl.Expr, last: bool) -> pl.Expr:
+    """The value of the earliest or the latest time; of several at that time the smallest or the largest."""
+    return value.filter(times == times.max()).max() if last else value.filter(times == times.min()).min()
 
 
 def _top(value: pl.Expr, field: Field, k: int) -> pl.Expr:

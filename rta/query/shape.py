@@ -6,6 +6,7 @@ columns in every datasource. Rollups are no such tables: the planner finds them 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,17 +21,22 @@ class Shape:
 
     Args:
         table: Its name.
-        schema: As it is stored.
+        make_schema: Of how it is stored; only who reads rows needs it.
         columns: All of them but the time, the JSON text and what is only stored for the order.
         rest: The column of JSON text that holds what has no column; None where there is none.
         identity: Columns that tell apart rows of one time.
     """
 
     table: str
-    schema: pa.Schema
+    make_schema: Callable[[], pa.Schema]
     columns: tuple[Column, ...]
     rest: str | None
     identity: tuple[str, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """As it is stored."""
+        return self.make_schema()
 
     def column(self, name: str) -> Column | None:
         return next((c for c in self.columns if c.name == name), None)
@@ -38,7 +44,7 @@ class Shape:
 
 REJECTED_SHAPE = Shape(
     table=REJECTED,
-    schema=REJECTED_SCHEMA,
+    make_schema=lambda: REJECTED_SCHEMA,
     columns=(
         *(Column(name, ColumnType.STRING, (name,)) for name in ("reason", "detail", "event", "event_id", "topic")),
         *(Column(name, ColumnType.LONG, (name,)) for name in ("partition", "offset")),
@@ -64,4 +70,4 @@ def shape_of(datasource: Datasource, table: str) -> Shape:
         raise InvalidQueryError(f"datasource '{datasource.name}' has no table '{table}'", hint)
     identity: tuple[str, ...] = () if datasource.id is None else (datasource.id, *datasource.keys)
     identity += (ID_HI, ID_LO) if datasource.has_places else ()
-    return Shape(EVENTS, datasource.raw_schema(), datasource.columns, REST, identity)
+    return Shape(EVENTS, datasource.raw_schema, datasource.columns, REST, identity)

@@ -6,13 +6,15 @@ and folds them into each proposal, so that rows and bytes are of this data. What
 
 from __future__ import annotations
 
+import asyncio
 import io
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -20,7 +22,8 @@ import pyarrow as pa
 from rta.events.schemas import EVENTS, TIME, Datasource, Grain
 from rta.query.advise import Asked, Proposal, Wish, groups_of_a_day, propose, rollup_document, rollup_of, wish_of
 from rta.query.plan import Plan
-from rta.serve.reads import Read
+from rta.serve.ports import Definitions, Views
+from rta.serve.reads import Prepared, Read
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 from rta.store.parquet import read_one, write_parquet
@@ -34,7 +37,10 @@ SAMPLE_FILES = 4
 ROW_S = 20e-9
 """What answering from a rollup costs a row, a few metrics and a group by."""
 ANSWER_S = 0.001
+STALENESS_MS = 60_000
+VIEW_S = 5.0
 DAY_MS = 86_400_000
+T = TypeVar("T")
 _Key = tuple[str, Wish | None, str]
 
 
@@ -98,6 +104,45 @@ class Record:
         ]
         total = sum(e.count for _, _, e in mine) + self._quick.get(folder, 0)
         return Seen(tuple(found), total, time.monotonic() - self._began_s)
+
+
+class Adviser:
+    """The record of a query replica and the advice that comes of it. Belongs to its event loop.
+
+    Args:
+        looking: The one thread that looks up files.
+    """
+
+    def __init__(self, views: Views, definitions: Definitions, store: ObjectStore, looking: Executor) -> None:
+        self.record = Record()
+        self._views = views
+        self._definitions = definitions
+        self._store = store
+        self._looking = looking
+
+    def noting(self, prepared: Prepared, compute: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        """The same, noting what it took; nothing where it fails. A composed question is noted by its parts."""
+
+        async def noted() -> T:
+            begun = time.perf_counter()
+            found = await compute()
+            if not prepared.parts:
+                self.record.note(prepared.plan, prepared.reads, time.perf_counter() - begun)
+            return found
+
+        return noted
+
+    async def advise(self, name: str | None) -> dict[str, Any]:
+        """Advice for one datasource or for all. Raises NotFoundError, CorruptFileError, TimeLimitError."""
+        wanted = await self._definitions.all() if name is None else [await self._definitions.get(name)]
+        loop = asyncio.get_running_loop()
+        found = []
+        for datasource in wanted:
+            view = await self._views.at(datasource, STALENESS_MS, None, VIEW_S)
+            files = await loop.run_in_executor(self._looking, view.files, EVENTS)
+            seen = self.record.of(datasource.folder)
+            found.append(await asyncio.to_thread(advise, seen, datasource, files, self._store))
+        return {"datasources": found}
 
 
 def advise(seen: Seen, datasource: Datasource, files: Sequence[FileRef], store: ObjectStore) -> dict[str, Any]:

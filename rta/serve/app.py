@@ -8,6 +8,7 @@ Serve reads its flags at import time.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -144,6 +145,8 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
     from rta.serve.control import RemoteControl
     from rta.serve.druid import druid_router
     from rta.serve.druid_service import DruidService
+    from rta.serve.druid_sql import DruidSqlService
+    from rta.serve.druid_sql_http import druid_sql_router
     from rta.serve.front import offer
     from rta.serve.query import build_query_app
     from rta.serve.scan import ScanPool
@@ -175,9 +178,17 @@ async def build_query(site: Site, settings: Settings) -> tuple[AsgiApp, Close]:
         service.answers.share(link)
     control = RemoteControl(lambda snapshots: sharing(settings, link, snapshots))
     druid = DruidService(views, definitions, scans, settings, store, service)
-    routers = [sql_router(sql, service.registry), druid_router(druid, definitions, control)]
+    druid_sql = DruidSqlService(sql, views, definitions, settings)
+    routers = [
+        sql_router(sql, service.registry),
+        druid_router(druid, definitions, control, druid_sql.cancel),
+        druid_sql_router(druid_sql, service.registry),
+    ]
     app = build_query_app(service, definitions, control, settings, service.registry, routers)
     offer(app.state.questions)
+    # What was imported and built by now stays: a round of the collector over all of it would be the slowest answer of its hour.
+    gc.collect()
+    gc.freeze()
 
     warming = asyncio.create_task(scans.warm_up())
 

@@ -82,13 +82,50 @@ class Acknowledgement(_Document):
 
 
 class QueryMetric(_Document):
+    """A number of the events, or one derived from other metrics; docs/metrics.md has an example of each type."""
+
     name: str | None = Field(None, max_length=256)
-    type: Literal["count", "sum", "avg", "min", "max", "quantile", "percentile", "unique_count", "top"]
+    type: Literal[
+        "count",
+        "sum",
+        "avg",
+        "min",
+        "max",
+        "first",
+        "last",
+        "quantile",
+        "percentile",
+        "unique_count",
+        "theta",
+        "top",
+        "funnel",
+        "retention",
+        "rate",
+        "moving_avg",
+        "cumulative",
+        "delta",
+        "ratio",
+        "arithmetic",
+    ]
     field: str | None = Field(None, description="A column, or a dotted path into what has no column")
+    filters: dict[str, Any] | None = Field(None, description="Which events count: as 'filters' of the question")
+    where: dict[str, Any] | None = Field(None, description="Which events count: as 'where' of the question")
     q: float | None = Field(None, ge=0, le=1, description="Of a quantile: its rank")
     percentile: float | None = Field(None, ge=0, le=100)
     k: int | None = Field(None, ge=1, le=1000, description="Of top: how many values")
+    by: dict[str, Any] | None = Field(None, description="Of top: the metric that ranks the values, else their count")
     exact: bool | None = Field(None, description="From raw events instead of sketches")
+    op: Literal["union", "intersect", "not", "add", "subtract", "multiply", "divide"] | None = Field(
+        None, description="Of theta: how sets are put together; of arithmetic: what is done"
+    )
+    of: Any | None = Field(None, description="Of theta: sets; of what is derived: names of metrics, or metrics")
+    window: str | int | None = Field(None, description="Of funnel: a duration; of moving_avg: a number of steps")
+    per: Literal["second", "minute", "hour", "day"] | None = Field(None, description="Of rate")
+    steps: list[dict[str, Any]] | None = Field(None, min_length=2, max_length=32, description="Of funnel")
+    period: str | None = Field(None, description="Of retention: day, week, month or an ISO period")
+    periods: int | None = Field(None, ge=1, le=366, description="Of retention: how many after the first")
+    cohort: dict[str, Any] | None = Field(None, description="Of retention: filters of the first event")
+    returning: dict[str, Any] | None = Field(None, description="Of retention: filters of coming back")
 
 
 class QueryDocument(_Document):
@@ -131,6 +168,7 @@ class QueryDocument(_Document):
     filters: dict[str, Any] | None = Field(None, description="Field to value or list of values")
     where: dict[str, Any] | None = Field(None, description="A tree of and, or, not and {field, op, value}")
     group_by: list[str] | str | None = None
+    compare: str | None = Field(None, description="previous, or how much earlier as an ISO period", examples=["P7D"])
     order_by: list[str] | str | None = Field(None, description="A name; '-name' for descending")
     limit: int | None = Field(None, ge=1)
     next: str | None = Field(None, description="The 'next' of the page before")
@@ -160,6 +198,45 @@ class QueryAnswer(_Open):
 class TypedParameter(_Document):
     type: str = Field(examples=["TIMESTAMP"], description="VARCHAR, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP, DATE, DECIMAL")
     value: Any = None
+
+
+class DruidParameter(_Open):
+    """A value for a `?` of a statement in Druid SQL."""
+
+    type: str = Field(examples=["VARCHAR"])
+    value: Any = None
+
+
+class DruidSqlErrorDocument(_Open):
+    """A refusal, in both of Druid's forms at once."""
+
+    error: str = Field(examples=["druidException"])
+    errorCode: str  # noqa: N815  # Druid's name
+    persona: str
+    category: str = Field(examples=["INVALID_INPUT"])
+    errorMessage: str  # noqa: N815  # Druid's name
+    errorClass: str  # noqa: N815  # Druid's name
+    host: str | None = None
+
+
+class DruidSqlDocument(_Open):
+    """A statement of Druid SQL, as Druid's clients send it."""
+
+    query: str = Field(
+        min_length=1,
+        description="One SELECT or EXPLAIN PLAN FOR; SET name = value; may stand before it",
+        examples=["SELECT FLOOR(__time TO HOUR) AS t, COUNT(*) AS n FROM events GROUP BY 1"],
+    )
+    resultFormat: Literal["object", "array", "objectLines", "arrayLines", "csv"] | None = Field(  # noqa: N815  # Druid's
+        None, description="Default object"
+    )
+    header: bool | None = Field(None, description="Whether the names of the columns come first")
+    typesHeader: bool | None = Field(None, description="With their native types")  # noqa: N815  # Druid's name
+    sqlTypesHeader: bool | None = Field(None, description="With their SQL types")  # noqa: N815  # Druid's name
+    context: dict[str, Any] | None = Field(
+        None, description="sqlQueryId, timeout, sqlTimeZone, useApproximateCountDistinct, sqlStringifyArrays, …"
+    )
+    parameters: list[DruidParameter] | None = Field(None, description="What stands for `?`, in this order")
 
 
 class SqlDocument(_Document):
@@ -379,6 +456,7 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     Acknowledgement,
     QueryDocument,
     SqlDocument,
+    DruidSqlDocument,
     DatasourceDocument,
     ScaleRequest,
     ErrorDocument,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -70,10 +71,12 @@ def druid_error(error: RtaError, host: str) -> Response:
     return Response(orjson.dumps(document), status, headers, "application/json")
 
 
-def druid_router(service: DruidService, definitions: Definitions, control: Control) -> APIRouter:
-    """The endpoints, over the service and the ports."""
+def druid_router(
+    service: DruidService, definitions: Definitions, control: Control, cancel_sql: Callable[[str], bool] | None = None
+) -> APIRouter:
+    """The endpoints, over the service and the ports. `cancel_sql` stops a statement of Druid SQL: some clients stop all alike."""
     router = APIRouter(tags=["druid"])
-    _add_queries(router, service)
+    _add_queries(router, service, cancel_sql)
     _add_datasources(router, definitions)
     _add_status(router, control)
     return router
@@ -89,10 +92,13 @@ def _described(ok: str) -> dict[int | str, dict[str, Any]]:
         503: "Not possible now",
         504: "It took longer than it may",
     }
-    return {200: {"description": ok}} | {s: error | {"description": f"{t}; in Druid's shape"} for s, t in texts.items()}
+    described: dict[int | str, dict[str, Any]] = {200: {"description": ok}}
+    for status, text in texts.items():
+        described[status] = {**error, "description": f"{text}; in Druid's shape"}
+    return described
 
 
-def _add_queries(router: APIRouter, service: DruidService) -> None:
+def _add_queries(router: APIRouter, service: DruidService, cancel_sql: Callable[[str], bool] | None) -> None:
     body = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 
     async def query(request: Request) -> Response:
@@ -105,8 +111,10 @@ def _add_queries(router: APIRouter, service: DruidService) -> None:
             return druid_error(error, request.url.netloc)
 
     async def cancel(query_id: str) -> Response:
-        """Stop a query by the `queryId` of its context."""
+        """Stop a query by the `queryId` of its context, or a statement by its `sqlQueryId`."""
         service.cancel(query_id)
+        if cancel_sql is not None:
+            cancel_sql(query_id)
         return Response(None, 202)
 
     described = _described("The answer, in the form that the query type has in Druid")

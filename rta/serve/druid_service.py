@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,17 +21,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rta.config import Settings
+from rta.druid.engine import clipped_to
 from rta.druid.periods import Interval
 from rta.druid.query import NativeQuery, parse_query, spanned, table_names
+from rta.druid.translation import Translation, first_matters, native_answer, translate
 from rta.errors import FileGoneError, InvalidQueryError, NotFoundError, RtaError, TimeLimitError, ViewGoneError
-from rta.events.schemas import EVENTS, REJECTED, TIME, TIMESTAMP, Datasource, Rollup
+from rta.events.schemas import EVENTS, GRAIN_MS, REJECTED, TIME, TIMESTAMP, Datasource, Rollup
+from rta.query.answer import read_stream
 from rta.query.position import decode_position
 from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.druid_task import DruidTask, TableRead
 from rta.serve.ports import Definitions, View, Views
 from rta.serve.scan import ScanPool
 from rta.serve.scan_task import Finished, rows_stream
-from rta.serve.service import INLINE_ROWS_MAX, RENEWALS_MAX, QueryService
+from rta.serve.service import INLINE_ROWS_MAX, RENEWALS_MAX, NotByRollupError, QueryService
+from rta.serve.spans import times_of_frame
 from rta.store.model import FileRef
 from rta.store.objects import ObjectStore
 from rta.store.parquet import within_range
@@ -156,6 +160,9 @@ class DruidService:
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(limit_s):
+                quick = await self._by_rollup(query, document, after, if_none_match)
+                if quick is not None:
+                    return quick
                 for attempt in range(RENEWALS_MAX + 1):
                     sources = await self._sources(query, after, limit_s)
                     try:
@@ -170,6 +177,43 @@ class DruidService:
         except TimeoutError as error:
             hint = "ask of a shorter time range, or raise 'timeout' of the context"
             raise TimeLimitError(f"the query took longer than {limit_s:.1f} s", hint) from error
+
+    async def _by_rollup(
+        self, query: NativeQuery, document: Mapping[str, Any], after: str | None, if_none_match: str | None
+    ) -> NativeReply | None:
+        """The answer from a rollup, where the planner finds one that gives the very same; else None."""
+        names = table_names(query)
+        if len(names) != 1 or "." in names[0]:
+            return None
+        try:
+            datasource = await self._definitions.get(names[0])
+        except NotFoundError:
+            return None
+        translation = translate(query, datasource, self._limits.query_rows)
+        if translation is None:
+            return None
+        try:
+            reply = await self._queries.rollup_rows(translation.document, after)
+        except NotByRollupError:
+            return None
+        if reply.meta["truncated"]:
+            return None
+        view = await self._views.at(datasource, STALENESS_MS, None, self._limits.query_time / 1000)
+        bounds = await asyncio.get_running_loop().run_in_executor(self._looking, rollup_bounds, query, view)
+        if bounds is None:
+            return None
+        key = _digest(document, (reply.etag, str(clipped_to(query.intervals, bounds))))
+        etag = f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
+        if if_none_match is not None and etag in if_none_match:
+            return NativeReply(b"", etag, unchanged=True)
+        finished = self._queries.answers.known(key)
+        if finished is None:
+            make = partial(_native, query, translation, reply.body, bounds)
+            body = await asyncio.get_running_loop().run_in_executor(self._running, make)
+            if body is None:
+                return None
+            finished, _ = await self._queries.answers.find_or(key, False, partial(_ready, body))
+        return NativeReply(finished.rows, etag)
 
     async def _sources(self, query: NativeQuery, after: str | None, limit_s: float) -> list[_Source]:
         """The tables that there are; a name that means none is an empty table, as in Druid."""
@@ -212,14 +256,11 @@ class DruidService:
 
     def _key(self, document: Mapping[str, Any], sources: Sequence[_Source]) -> bytes:
         """Of an answer: what the query means, and the data that it is answered from."""
-        context = {k: v for k, v in (document.get("context") or {}).items() if k not in _UNHEARD}
-        heard = dict(document) | {"context": context}
-        digest = hashlib.blake2b(orjson.dumps(heard, option=orjson.OPT_SORT_KEYS), digest_size=32)
+        texts: list[str] = []
         for source in sources:
-            name = (self._queries.run, source.datasource.folder, str(source.datasource.version), source.table)
-            for text in (*name, "", *(f.path for f in source.files), "", *source.parts, str(source.bounds)):
-                digest.update(text.encode() + b"\0")
-        return b"druid" + digest.digest()
+            texts += (self._queries.run, source.datasource.folder, str(source.datasource.version), source.table, "")
+            texts += (*(f.path for f in source.files), "", *source.parts, str(source.bounds))
+        return _digest(document, texts)
 
     async def _compute(
         self, query: NativeQuery, document: Mapping[str, Any], sources: Sequence[_Source], limit_s: float
@@ -255,6 +296,44 @@ class DruidService:
             .select(schema.names)
             .to_arrow(compat_level=pl.CompatLevel.oldest())
         )
+
+
+def _digest(document: Mapping[str, Any], texts: Iterable[str]) -> bytes:
+    context = {k: v for k, v in (document.get("context") or {}).items() if k not in _UNHEARD}
+    heard = dict(document) | {"context": context}
+    digest = hashlib.blake2b(orjson.dumps(heard, option=orjson.OPT_SORT_KEYS), digest_size=32)
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return b"druid" + digest.digest()
+
+
+def _native(query: NativeQuery, translation: Translation, stream: bytes, bounds: Interval) -> bytes | None:
+    return native_answer(query, translation, read_stream(stream), bounds)
+
+
+async def _ready(body: bytes) -> Finished:
+    return Finished(body, {}, False, None, 0)
+
+
+def rollup_bounds(query: NativeQuery, view: View) -> Interval | None:
+    """First and last time of a datasource's events, as exactly as the answer shows it; None where only rows tell.
+
+    A bucket's start from the finest rollup is exact enough for buckets, but not for the stamp of `all`.
+    """
+    datasource = view.datasource
+    finest = min(datasource.rollups, key=lambda r: GRAIN_MS[r.granularity])
+    raw = datasource.retention.events_ms is not None
+    files = view.files(EVENTS if raw else finest.table)
+    start, end = query.intervals[0]
+    low = min((f.time_min_ms for f in files), default=TIME_MS_MAX)
+    high = max((f.time_max_ms for f in files), default=TIME_MS_MIN)
+    if low <= start and end <= high + 1:
+        return low, high
+    if raw and low > start and first_matters(query):
+        return None
+    hot = [t for frame in view.partials(finest.name) if (t := times_of_frame(frame)) is not None]
+    low, high = min([low, *(t[0] for t in hot)]), max([high, *(t[1] for t in hot)])
+    return (low, high) if low <= high else None
 
 
 def _source(query: NativeQuery, name: str, view: View, table: str) -> _Source | None:

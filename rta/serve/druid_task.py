@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from rta.store.objects import ObjectStore
 
 
+COLUMNS_ABOUT = 4
+
+
 @dataclass(frozen=True, slots=True)
 class TableRead:
     """A table that a query names, and the rows of it that the query can be about.
@@ -55,6 +58,11 @@ class DruidTask:
     store: ObjectStore
     reads: tuple[TableRead, ...]
     time_limit_s: float
+
+    @property
+    def cells(self) -> int:
+        """A query names a handful of columns; which of them the files have is found out when it runs."""
+        return sum(file.rows * COLUMNS_ABOUT for read in self.reads for file in read.files)
 
     @property
     def code(self) -> str:

@@ -57,7 +57,7 @@ def describe(app: FastAPI, limits: LimitSettings) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     document["paths"] = _ingest_paths() | document["paths"]
-    document["tags"] = [{"name": name} for name in ("events", "query", "datasources", "operation")]
+    document["tags"] = [{"name": name} for name in ("events", "query", "druid", "datasources", "operation")]
     return document
 
 

@@ -94,7 +94,7 @@ def _add_advice(app: FastAPI, service: QueryService) -> None:
     @app.get("/v1/advise", tags=["query"], responses=declared(200, 403, 404, 503, 504, model=documents.Advice))
     async def advise(request: Request, datasource: str | None = None) -> Response:
         """Which rollups the last questions would have wanted, what each costs and saves, and the document that adds them."""
-        return json_answer(await unless_gone(request.receive, service.advise(datasource)))
+        return json_answer(await unless_gone(request.receive, service.adviser.advise(datasource)))
 
 
 def _query_responses() -> dict[int | str, dict[str, Any]]:

@@ -9,13 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rta.events.schemas import EVENTS, Datasource
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Datasource
+from rta.query import compose
 from rta.query.answer import format_time
 from rta.query.block import Block, Dictionaries
 from rta.query.model import Query
 from rta.query.plan import Part, Plan, Stock
 from rta.query.planner import plan
-from rta.query.time import TIME_MS_MAX
+from rta.query.position import Position, decode_position
+from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.ports import View
 from rta.store.model import FileRef
 from rta.store.parquet import within_range
@@ -41,6 +46,7 @@ class Prepared:
         shared: Whether its answer is worth sharing with other replicas. Not that of a rollup with hot rows: it is made in
             the time of asking for it, and the next event gives it another key.
         key: Of the answer.
+        parts: The plain questions that a composed one is put together from; it reads nothing else, and `plan` is the first's.
     """
 
     plan: Plan
@@ -52,6 +58,7 @@ class Prepared:
     hot_ends: bool
     shared: bool
     key: bytes
+    parts: tuple[tuple[compose.Part, Prepared], ...] = ()
 
     @property
     def raw_files(self) -> tuple[FileRef, ...]:
@@ -133,3 +140,30 @@ def _forgets_rollups(datasource: Datasource) -> bool:
 
 def _oldest_ms(view: View) -> int:
     return min((f.time_min_ms for f in view.files(EVENTS)), default=TIME_MS_MAX)
+
+
+def in_range(rows: pa.Table, planned: Plan) -> pa.Table:
+    """Those of the rows that are in the plan's range."""
+    if planned.start_ms == TIME_MS_MIN and planned.end_ms == TIME_MS_MAX:
+        return rows
+    return rows.filter(_between(rows, planned.start_ms, planned.end_ms))
+
+
+def in_ends(rows: pa.Table, planned: Plan) -> pa.Table:
+    """Those that are in the raw ends of a rollup's question."""
+    taken = [rows.filter(_between(rows, end.start_ms, end.end_ms)) for end in planned.ends]
+    return pa.concat_tables(taken)
+
+
+def _between(rows: pa.Table, start_ms: int, end_ms: int) -> pa.ChunkedArray:
+    times = rows.column(TIME)
+    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (start_ms, end_ms))
+    return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
+
+
+def position_of(query: Query, header: str | None) -> Position | None:
+    """What the question and the header say together; two positions of different datasources are the view's to refuse."""
+    found = [decode_position(text) for text in (query.after, header) if text]
+    if len(found) == 2 and found[0].folder == found[1].folder:
+        return found[0].merge(found[1])
+    return found[0] if found else None

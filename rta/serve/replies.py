@@ -83,7 +83,8 @@ def _forgotten(planned: Plan) -> list[str]:
 
 
 def _sources(prepared: Prepared) -> Sequence[str]:
-    return [*prepared.plan.tables, *(["hot"] if prepared.has_hot else [])]
+    tables = dict.fromkeys(table for _, part in prepared.parts for table in part.plan.tables) or prepared.plan.tables
+    return [*tables, *(["hot"] if prepared.has_hot else [])]
 
 
 def _body(finished: Finished, meta: dict[str, Any]) -> bytes:

@@ -24,9 +24,22 @@ from rta.errors import OutOfMemoryError, RtaError, TimeLimitError, UnavailableEr
 from rta.serve.scan_protocol import LENGTH, NARROWER, Result, Task
 
 WAITING_MAX = 256
+QUICK_CELLS_MAX = 30_000_000
+"""Values; 0.3-0.6 s of CPU time."""
+SLOW_NICENESS = 10
+"""A scan of months takes every core that nobody else wants, and a tenth of one that somebody does."""
 START_S = 30.0
 STDERR_BYTES_MAX = 4_096
 THREAD_VARIABLES = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "ARROW_NUM_THREADS")
+
+
+class _Lane:
+    """Workers of one kind, so that who reads little never waits for who reads much."""
+
+    def __init__(self, workers: int, niceness: int) -> None:
+        self.slots = asyncio.Semaphore(workers)
+        self.niceness = niceness
+        self.idle: list[_Worker] = []
 
 
 class ScanPool:
@@ -34,16 +47,16 @@ class ScanPool:
 
     Args:
         memory_bytes: What a question may use beyond what an idle worker has.
-        workers: Processes at most; each runs one question at a time.
-        threads: Threads of each.
+        workers: Processes at most for questions that read little; each runs one at a time. One more is for the others.
+        threads: Threads of each; by default as many as there are cores.
     """
 
     def __init__(self, memory_bytes: int, workers: int = 1, threads: int | None = None) -> None:
         self._memory_bytes = memory_bytes
-        self._threads = threads or max(1, (os.cpu_count() or 2) // 2)
-        self._idle: list[_Worker] = []
+        self._threads = threads or os.cpu_count() or 2
         self._workers: set[_Worker] = set()
-        self._slots = asyncio.Semaphore(workers)
+        self._quick = _Lane(workers, 0)
+        self._slow = _Lane(1, SLOW_NICENESS)
         self._waiting = 0
         self._closed = False
 
@@ -60,7 +73,8 @@ class ScanPool:
         payload = pickle.dumps(task)
         limit_s = task.time_limit_s
         try:
-            async with asyncio.timeout(limit_s), self._worker() as worker:
+            lane = self._slow if task.cells > QUICK_CELLS_MAX else self._quick
+            async with asyncio.timeout(limit_s), self._worker(lane) as worker:
                 found: Result = await worker.ask(payload)
                 return found
         except TimeoutError as error:
@@ -73,18 +87,18 @@ class ScanPool:
 
     async def warm_up(self) -> None:
         """Start a worker, so that the first question does not wait for it (about a second)."""
-        async with self._worker():
+        async with self._worker(self._quick):
             pass
 
     async def close(self) -> None:
         """End all workers, the busy ones too."""
         self._closed = True
-        self._idle = []
+        self._quick.idle, self._slow.idle = [], []
         for worker in list(self._workers):
             await worker.kill()
 
     @asynccontextmanager
-    async def _worker(self) -> AsyncIterator[_Worker]:
+    async def _worker(self, lane: _Lane) -> AsyncIterator[_Worker]:
         """A worker of one's own; it is killed if anything but an answer or a named error comes out of it."""
         if self._closed:
             raise UnavailableError("the server is stopping")
@@ -92,28 +106,28 @@ class ScanPool:
             raise UnavailableError(f"{self._waiting} queries wait for a scan of raw events", "try again later")
         self._waiting += 1
         try:
-            await self._slots.acquire()
+            await lane.slots.acquire()
         finally:
             self._waiting -= 1
         try:
-            worker = await self._take()
+            worker = await self._take(lane)
             async with worker.killed_on_failure():
                 yield worker
             if self._closed or not worker.alive:
                 await worker.kill()
             else:
-                self._idle.append(worker)
+                lane.idle.append(worker)
         finally:
-            self._slots.release()
+            lane.slots.release()
 
-    async def _take(self) -> _Worker:
+    async def _take(self, lane: _Lane) -> _Worker:
         """One that waits, else a new one; those that died meanwhile are forgotten."""
-        while self._idle:
-            worker = self._idle.pop()
+        while lane.idle:
+            worker = lane.idle.pop()
             if worker.alive:
                 return worker
             self._workers.discard(worker)
-        worker = await _Worker.start(self._memory_bytes, self._threads)
+        worker = await _Worker.start(self._memory_bytes, self._threads, lane.niceness)
         self._workers = {w for w in self._workers if w.alive} | {worker}
         return worker
 
@@ -127,14 +141,14 @@ class _Worker:
         self._listening = asyncio.create_task(self._listen())
 
     @staticmethod
-    async def start(memory_bytes: int, threads: int) -> _Worker:
+    async def start(memory_bytes: int, threads: int, niceness: int) -> _Worker:
         environment = dict(os.environ)
         environment.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
         # Arrow's own allocator reserves 1 GiB of address space at its first use, which is what a question may have.
         environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"
         root = str(Path(next(iter(rta.__path__))).parent)
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
-        command = (sys.executable, "-m", "rta.serve.scan_worker", str(memory_bytes))
+        command = (sys.executable, "-m", "rta.serve.scan_worker", str(memory_bytes), str(niceness))
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
         )

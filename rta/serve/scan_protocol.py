@@ -39,6 +39,11 @@ class Task(Protocol[Result_co]):
         ...
 
     @property
+    def cells(self) -> int:
+        """Values that are read at most, by what the files say of themselves: who reads much has a lane of its own."""
+        ...
+
+    @property
     def code(self) -> str:
         """Names what `load` loads, so that a worker does it once; empty where nothing is needed."""
         ...

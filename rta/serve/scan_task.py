@@ -13,10 +13,14 @@ import polars as pl
 import pyarrow as pa
 
 from rta.query.answer import Answer, arrow_stream, rows_json
+from rta.query.columns import journey_type
 from rta.query.fields import FieldKind
+from rta.query.funnels import run_funnel
+from rta.query.model import QueryMetricType
 from rta.query.paths import values_at
 from rta.query.plan import Plan
 from rta.query.raw import fields_read, raw_columns, run_raw
+from rta.query.retention import run_retention
 from rta.query.rows import Source, run_rows, stored_columns
 from rta.serve.scan_protocol import Reads, named_failures
 from rta.store.parquet import check_files, scan_files
@@ -43,6 +47,13 @@ class ScanTask:
     hot: bytes
     arrow: bool
     time_limit_s: float
+
+    @property
+    def cells(self) -> int:
+        """A page of rows without a condition reads few of its files."""
+        if self.plan.query.select and self.plan.pushed is None and self.plan.where is None:
+            return 0
+        return sum(file.rows for file in self.files) * len(self.plan.columns)
 
     @property
     def code(self) -> str:
@@ -97,7 +108,14 @@ def folded(plan: Plan, sources: list[Source]) -> bytes:
 def answer_raw(plan: Plan, sources: list[Source]) -> Answer:
     if plan.query.select:
         return run_rows(plan, sources)
-    return run_raw(plan, [s.frame for s in sources])
+    frames = [s.frame for s in sources]
+    match journey_type(plan.query):
+        case QueryMetricType.FUNNEL:
+            return run_funnel(plan, frames)
+        case QueryMetricType.RETENTION:
+            return run_retention(plan, frames)
+        case _:
+            return run_raw(plan, frames)
 
 
 def hot_source(rows: pa.Table) -> Source:

@@ -8,6 +8,7 @@ gone.
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
 import signal
@@ -71,6 +72,7 @@ def main() -> None:
     """Warm up, bound the memory, say that it is ready, serve."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(int(sys.argv[2]))
     warm_up()
     memory = Memory(int(sys.argv[1]))
     sys.stdout.buffer.write(LENGTH.pack(0))

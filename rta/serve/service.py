@@ -22,26 +22,37 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rta.config import Settings
 from rta.errors import FileGoneError, TimeLimitError, ViewGoneError
-from rta.events.schemas import EVENTS, TIME, TIMESTAMP, Rollup
+from rta.events.schemas import EVENTS, Rollup
+from rta.query.answer import Answer, read_stream
 from rta.query.block import Block, Dictionaries
+from rta.query.compose import assemble, is_composed, parts_of
 from rta.query.cost import estimate_us
 from rta.query.ends import ends_ms
 from rta.query.execute import Piece, run_rollup
 from rta.query.model import Absolute, Query
 from rta.query.parse import parse_query
+from rta.query.periods import absolute_range
 from rta.query.planner import Plan, explain
-from rta.query.position import Position, decode_position
-from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
-from rta.serve.advice import Record, advise
+from rta.serve.advice import Adviser
 from rta.serve.answers import Answers
 from rta.serve.flights import Flights
 from rta.serve.metrics import Registry
 from rta.serve.ports import Definitions, NotAtHandError, View, Views
-from rta.serve.reads import Prepared, Read, explained, find_reads, inside_ms, names_beyond, planned_for
+from rta.serve.reads import (
+    Prepared,
+    Read,
+    explained,
+    find_reads,
+    in_ends,
+    in_range,
+    inside_ms,
+    names_beyond,
+    planned_for,
+    position_of,
+)
 from rta.serve.replies import ARROW, JSON, Asked, etag_of, matches, meta_of, reply_of
 from rta.serve.replies import Reply as Reply
 from rta.serve.scan import ScanPool
@@ -56,7 +67,6 @@ RENEWALS_MAX = 2
 """How often a question takes a newer view because files or rows of the last one are gone."""
 HOT_BLOCKS_MAX = 32
 """Rollups whose rows beyond the files are kept decoded."""
-ADVICE_STALENESS_MS = 60_000
 INLINE_US_MAX = 4_000
 """A question over decoded rows that takes less is answered in the event loop: threads share one interpreter, so that others wait
 for it all the same, and going to a thread and back costs 0.5-2 ms."""
@@ -78,6 +88,12 @@ class _Wants(NamedTuple):
     if_none_match: str | None
     accept_arrow: bool
     begun: float
+    from_rollup: bool = False
+    """Answer only what a rollup answers; raise NotByRollupError for the rest."""
+
+
+class NotByRollupError(Exception):
+    """Single rows would have to be read; whoever asked has a way of his own to do that."""
 
 
 class _Again(NamedTuple):
@@ -126,7 +142,7 @@ class QueryService:
         self._running = ThreadPoolExecutor(2, "query-run")
         self.registry = Registry()
         self.answers = Answers(ANSWERS_BYTES_MAX, self.registry)
-        self._record = Record()
+        self.adviser = Adviser(views, definitions, store, self.looking)
         self._flights: Flights[Found] = Flights()
         self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
         self._keeping = threading.Lock()
@@ -148,6 +164,11 @@ class QueryService:
         """Answer a question that was asked in another language, as an Arrow stream. Raises as `answer`."""
         return await self._reply(_Wants(query, after_header, None, True, time.perf_counter()))
 
+    async def rollup_rows(self, document: Mapping[str, Any], after_header: str | None) -> Reply:
+        """The rows as an Arrow stream, if a rollup answers the question. Raises NotByRollupError and what `answer` raises."""
+        query = parse_query(document, limit_max=self._limits.query_rows)
+        return await self._reply(_Wants(query, after_header, None, True, time.perf_counter(), from_rollup=True))
+
     async def _reply(self, wants: _Wants) -> Reply:
         limit_s = self._limits.query_time / 1000
         try:
@@ -166,6 +187,8 @@ class QueryService:
         """The reply; None when the view named what is no longer there, and the next one will not."""
         begun, accept_arrow = wants.begun, wants.accept_arrow
         prepared = await self._prepare(wants.query, wants.after_header, limit_s)
+        if wants.from_rollup and prepared.plan.rollup is None:
+            raise NotByRollupError
         key = prepared.key + (b"arrow" if accept_arrow else b"json")
         etag = etag_of(key, prepared.view.complete)
         if wants.if_none_match is not None and matches(wants.if_none_match, etag):
@@ -176,7 +199,7 @@ class QueryService:
             try:
                 compute = partial(self._compute, prepared, accept_arrow, limit_s - (time.perf_counter() - begun))
                 finished, cached = await self._flights.once(
-                    key, partial(self.answers.find_or, key, prepared.shared, compute)
+                    key, partial(self.answers.find_or, key, prepared.shared, self.adviser.noting(prepared, compute))
                 )
             except (FileGoneError, ViewGoneError):
                 if last:
@@ -225,7 +248,7 @@ class QueryService:
         datasource = self._definitions.at_hand(query.datasource)
         if datasource is None:
             return None
-        view = self._views.at_once(datasource, query.max_staleness_ms, _position(query, after_header))
+        view = self._views.at_once(datasource, query.max_staleness_ms, position_of(query, after_header))
         if view is None:
             return None
         try:
@@ -243,7 +266,7 @@ class QueryService:
             if finished is None:
                 return None
             self.answers.keep(key, finished)
-            self._record.quick(datasource.folder)
+            self.adviser.record.quick(datasource.folder)
         self.answers.looked(hit=cached)
         if query.after is None and after_header is None:
             self._remember((body, accept_arrow), _Again(prepared, finished, etag, begun + AGAIN_S))
@@ -273,25 +296,11 @@ class QueryService:
         except TimeoutError as error:
             raise _late(limit_s) from error
         return explain(prepared.plan) | {
+            **_parts_explained(prepared),
             **explained(prepared.reads),
             "hot": prepared.has_hot,
             "version": prepared.view.version,
         }
-
-    async def advise(self, name: str | None) -> dict[str, Any]:
-        """Which rollups the last questions of this replica would have wanted, of one datasource or of all.
-
-        Raises NotFoundError, CorruptFileError, TimeLimitError.
-        """
-        wanted = await self._definitions.all() if name is None else [await self._definitions.get(name)]
-        loop = asyncio.get_running_loop()
-        found = []
-        for datasource in wanted:
-            view = await self._views.at(datasource, ADVICE_STALENESS_MS, None, self._limits.query_time / 1000)
-            files = await loop.run_in_executor(self.looking, view.files, EVENTS)
-            seen = self._record.of(datasource.folder)
-            found.append(await asyncio.to_thread(advise, seen, datasource, files, self._store))
-        return {"datasources": found}
 
     async def close(self) -> None:
         """End the threads; questions under way are given up."""
@@ -302,14 +311,14 @@ class QueryService:
 
     async def _prepare(self, query: Query, after_header: str | None, limit_s: float) -> Prepared:
         datasource = await self._definitions.get(query.datasource)
-        view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
+        view = await self._views.at(datasource, query.max_staleness_ms, position_of(query, after_header), limit_s)
         now_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
         except ViewGoneError:
             await self._views.renew(view)
-            view = await self._views.at(datasource, query.max_staleness_ms, _position(query, after_header), limit_s)
+            view = await self._views.at(datasource, query.max_staleness_ms, position_of(query, after_header), limit_s)
             return await loop.run_in_executor(self.looking, self._look, query, view, now_ms)
 
     def _look(self, query: Query, view: View, now_ms: int, decoded_rows_max: int | None = None) -> Prepared:
@@ -317,6 +326,28 @@ class QueryService:
 
         Raises NotAtHandError where more than `decoded_rows_max` new rows beyond the files would have to be decoded.
         """
+        if not is_composed(query):
+            return self._look_plain(query, view, now_ms, decoded_rows_max)
+        asked = absolute_range(query.time_range, query.granularity, query.timezone, now_ms)
+        parts = tuple(
+            (part, self._look_plain(part.query, view, now_ms, decoded_rows_max)) for part in parts_of(query, asked)
+        )
+        first = parts[0][1]
+        planned = replace(first.plan, query=query)
+        digest = hashlib.blake2b(planned.key, digest_size=32)
+        for _, found in parts:
+            digest.update(found.key)
+        return replace(
+            first,
+            plan=planned,
+            reads=tuple(read for _, found in parts for read in found.reads),
+            has_hot=any(found.has_hot for _, found in parts),
+            shared=all(found.shared for _, found in parts),
+            key=digest.digest(),
+            parts=parts,
+        )
+
+    def _look_plain(self, query: Query, view: View, now_ms: int, decoded_rows_max: int | None) -> Prepared:
         planned = planned_for(query, view, now_ms)
         reads = find_reads(planned, view)
         beyond, beyond_ends = names_beyond(planned, view)
@@ -371,13 +402,8 @@ class QueryService:
         return [block for _, block in found.values()]
 
     async def _compute(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
-        """Also noted: what it took, for advice on rollups."""
-        begun = time.perf_counter()
-        finished = await self._computed(prepared, arrow, limit_s)
-        self._record.note(prepared.plan, prepared.reads, time.perf_counter() - begun)
-        return finished
-
-    async def _computed(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        if prepared.parts:
+            return await self._run_parts(prepared, arrow, limit_s)
         if prepared.plan.rollup is None:
             return await self._run_raw(prepared, arrow, limit_s)
         loop = asyncio.get_running_loop()
@@ -387,7 +413,7 @@ class QueryService:
     def _run_now(self, key: bytes, prepared: Prepared, arrow: bool) -> Finished | None:
         """The answer from decoded rows; None where somebody computes it already, or that would hold up others."""
         planned, rollup, dictionaries = prepared.plan, prepared.plan.rollup, prepared.dictionaries
-        if rollup is None or dictionaries is None or planned.ends or self._flights.has(key):
+        if rollup is None or dictionaries is None or planned.ends or prepared.parts or self._flights.has(key):
             return None
         pieces = [Piece(block, *inside_ms(planned)) for block in prepared.hot]
         for read in prepared.reads:
@@ -398,6 +424,22 @@ class QueryService:
         if estimate_us(planned, pieces) > INLINE_US_MAX:
             return None
         return finish(run_rollup(planned, pieces), arrow)
+
+    async def _run_parts(self, prepared: Prepared, arrow: bool, limit_s: float) -> Finished:
+        """Every part as if it had been asked alone, so that what is cached of it is used, and their answers together."""
+        tasks = [asyncio.create_task(self._found(part, limit_s)) for _, part in prepared.parts]
+        try:
+            found = [finished for finished, _ in await asyncio.gather(*tasks)]
+        finally:
+            for task in tasks:
+                task.cancel()  # when one has failed nobody needs the others
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._running, _put_together, prepared, found, arrow)
+
+    async def _found(self, part: Prepared, limit_s: float) -> Found:
+        key = part.key + b"arrow"
+        compute = self.adviser.noting(part, partial(self._compute, part, True, limit_s))
+        return await self._flights.once(key, partial(self.answers.find_or, key, part.shared, compute))
 
     def _run_rollup(self, prepared: Prepared, ends: bytes | None, arrow: bool) -> Finished:
         planned, rollup, dictionaries = prepared.plan, prepared.plan.rollup, prepared.dictionaries
@@ -418,7 +460,7 @@ class QueryService:
         schema = planned.shape.schema
         rows = await prepared.view.rows(EVENTS) if prepared.hot_ends else schema.empty_table()
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._running, _in_ends, rows, planned)
+        rows = await loop.run_in_executor(self._running, in_ends, rows, planned)
         if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, folded, planned, [hot_source(rows)])
         return (await self._scan(prepared, rows, True, limit_s)).rows
@@ -427,7 +469,7 @@ class QueryService:
         planned = prepared.plan
         rows = await prepared.view.rows(planned.query.table) if prepared.has_hot else planned.shape.schema.empty_table()
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._running, _in_range, rows, planned)
+        rows = await loop.run_in_executor(self._running, in_range, rows, planned)
         if not prepared.raw_files and rows.num_rows <= INLINE_ROWS_MAX:
             return await loop.run_in_executor(self._running, _run_inline, planned, rows, arrow)
         return await self._scan(prepared, rows, arrow, limit_s)
@@ -437,33 +479,19 @@ class QueryService:
         return await self._scans.run(task)
 
 
-def _position(query: Query, header: str | None) -> Position | None:
-    """What the question and the header say together; two positions of different datasources are the view's to refuse."""
-    found = [decode_position(text) for text in (query.after, header) if text]
-    if len(found) == 2 and found[0].folder == found[1].folder:
-        return found[0].merge(found[1])
-    return found[0] if found else None
-
-
-def _in_range(rows: pa.Table, planned: Plan) -> pa.Table:
-    if planned.start_ms == TIME_MS_MIN and planned.end_ms == TIME_MS_MAX:
-        return rows
-    return rows.filter(_between(rows, planned.start_ms, planned.end_ms))
-
-
-def _in_ends(rows: pa.Table, planned: Plan) -> pa.Table:
-    taken = [rows.filter(_between(rows, end.start_ms, end.end_ms)) for end in planned.ends]
-    return pa.concat_tables(taken)
-
-
-def _between(rows: pa.Table, start_ms: int, end_ms: int) -> pa.ChunkedArray:
-    times = rows.column(TIME)
-    start, end = (pa.scalar(bound, pa.int64()).cast(TIMESTAMP) for bound in (start_ms, end_ms))
-    return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
-
-
 def _run_inline(planned: Plan, rows: pa.Table, arrow: bool) -> Finished:
     return finish(answer_raw(planned, [hot_source(rows)]), arrow)
+
+
+def _parts_explained(prepared: Prepared) -> dict[str, Any]:
+    if not prepared.parts:
+        return {}
+    return {"parts": [explain(part.plan) | explained(part.reads) for _, part in prepared.parts]}
+
+
+def _put_together(prepared: Prepared, found: Sequence[Finished], arrow: bool) -> Finished:
+    answers = [Answer(read_stream(each.rows), each.bounds, each.more) for each in found]
+    return finish(assemble(prepared.plan.query, [part for part, _ in prepared.parts], answers), arrow)
 
 
 def _late(limit_s: float) -> TimeLimitError:

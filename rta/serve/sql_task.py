@@ -45,6 +45,10 @@ class SqlTask:
     time_limit_s: float
 
     @property
+    def cells(self) -> int:
+        return sum(file.rows * len(read.wanted) for read in self.reads for file in read.files)
+
+    @property
     def code(self) -> str:
         return "sql"
 

@@ -46,7 +46,7 @@ AFTER_PAUSE_S = 0.002
 LOOK_S = 0.1
 """How often a newer manifest is looked for while the one that is known still shows everything."""
 
-AHEAD_SHARE = 0.5
+AHEAD_SHARE = 0.6
 """After this share of the staleness that a question allows, the next view is begun beside the answers from this one."""
 
 StateKey = tuple[str, tuple[int, ...], int]

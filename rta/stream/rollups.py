@@ -9,7 +9,7 @@ What counts:
 - A null counts for nothing but the count of events. A sum that saw no value is 0 and its `__n` 0; min and max are null.
 - NaN counts as no value for min, max and quantile; a sum that meets a NaN is NaN. Infinities are values everywhere.
 - A sum of longs that would leave int64 stays at the bound (and does not come back), instead of wrapping around.
-- Items of quantile are sorted, those of unique_count sorted and distinct, those of top in no order. Without any value
+- Items of quantile are sorted, those of unique_count and theta sorted and distinct, those of top in no order. Without any value
   they are an empty list.
 - A dimension may be of any type; nulls, all zeros and all NaN are one value each.
 """
@@ -55,7 +55,7 @@ from rta.stream.grouping import (
     sum_longs,
 )
 from rta.stream.model import PARTITION
-from rta.stream.sketches import Sketches, finish_quantiles, finish_top, finish_uniques
+from rta.stream.sketches import Sketches, finish_quantiles, finish_theta, finish_top, finish_uniques
 
 _NUMBERS = frozenset({ColumnType.LONG, ColumnType.DOUBLE})
 _FIELD_TYPES: dict[MetricType, frozenset[ColumnType]] = {
@@ -65,6 +65,7 @@ _FIELD_TYPES: dict[MetricType, frozenset[ColumnType]] = {
     MetricType.MAX: _NUMBERS | {ColumnType.TIMESTAMP},
     MetricType.UNIQUE: frozenset(ColumnType) - {ColumnType.STRINGS},
     MetricType.TOP: frozenset(ColumnType) - {ColumnType.STRINGS},
+    MetricType.THETA: frozenset(ColumnType) - {ColumnType.STRINGS},
 }
 
 
@@ -230,6 +231,9 @@ def _build(metric: MetricSpec, columns: Columns, groups: Groups) -> list[pa.Arra
         case MetricType.UNIQUE:
             lists = gather_values(columns.hashes(name), columns.valid(name), groups)
             return list(finish_uniques(distinct_lists(lists), {}))
+        case MetricType.THETA:
+            lists = gather_values(columns.hashes(name), columns.valid(name), groups)
+            return list(finish_theta(distinct_lists(lists), {}))
         case MetricType.TOP:
             return _build_top(name, columns, groups)
     assert_never(metric.type)
@@ -252,6 +256,10 @@ def _merge(metric: MetricSpec, columns: Columns, groups: Groups) -> list[pa.Arra
             starts, ends, values = columns.lists(metric.items)
             lists = gather_lists(starts, ends, numbers(values), groups)
             return list(finish_uniques(distinct_lists(lists), _sketches(metric, columns, groups)))
+        case MetricType.THETA:
+            starts, ends, values = columns.lists(metric.items)
+            lists = gather_lists(starts, ends, numbers(values), groups)
+            return list(finish_theta(distinct_lists(lists), _sketches(metric, columns, groups)))
         case MetricType.TOP:
             return _merge_top(metric, columns, groups)
     assert_never(metric.type)

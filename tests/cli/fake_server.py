@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pyarrow as pa
+
 from rta.query.position import Position
 
 
@@ -75,6 +77,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _answer_arrow(self, answer: dict[str, Any]) -> None:
+        table, sink = pa.Table.from_pylist(answer["rows"]), pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        body = bytes(sink.getvalue())
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("RTA-Meta", json.dumps(answer["meta"]))
+        self.end_headers()
+        self.wfile.write(body)
+
     def do_GET(self) -> None:
         if self.path == "/v1/datasources":
             self._answer(200, {"datasources": [{"name": name} for name in self.fake.datasources]})
@@ -110,6 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/query":
             fake.queries.append(json.loads(body))
             self._answer(200, fake.answer)
+        elif self.path == "/v1/sql":
+            fake.queries.append(json.loads(body))
+            if "arrow" in self.headers.get("Accept", ""):
+                self._answer_arrow(fake.answer)
+            else:
+                self._answer(200, fake.answer)
         elif self.path == "/v1/datasources":
             document = json.loads(body)
             if document["name"] in fake.datasources:

@@ -40,7 +40,7 @@ def test_version_and_help_go_to_standard_output() -> None:
     assert run("--version").stdout == f"rta {rta.__version__}\n"
     help_text = run("--help")
     assert help_text.returncode == 0
-    for word in ("demo", "up", "down", "status", "send", "query", "generate"):
+    for word in ("demo", "up", "down", "status", "send", "query", "sql", "generate"):
         assert word in help_text.stdout
 
 
@@ -147,6 +147,19 @@ def test_query_takes_json_a_file_and_a_pipe(
     assert json.loads(capsys.readouterr().out)["rows"] == [{"n": 1234}]
     assert run("query", "-", "--url", server.url, input='{"datasource": "pipe"}').returncode == 0
     assert [question["datasource"] for question in server.queries] == ["text", "file", "pipe"]
+
+
+def test_sql_takes_a_statement_or_a_pipe(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = {"complete": True, "sources": ["events"], "elapsed_ms": 1.0, "truncated": True, "row_limit": 1}
+    server.answer = {"rows": [{"n": 1234}], "meta": meta}
+    assert cli.main(["sql", "SELECT 1", "--url", server.url]) == 0
+    shown = capsys.readouterr()
+    assert "1,234" in shown.out
+    assert "at most 1 rows" in shown.err
+    assert cli.main(["sql", "SELECT 2", "--url", server.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == [{"n": 1234}]
+    assert run("sql", "-", "--url", server.url, input="SELECT 3").returncode == 0
+    assert [question["query"] for question in server.queries] == ["SELECT 1", "SELECT 2", "SELECT 3"]
 
 
 def test_status_is_a_table_or_json(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 
 import polars as pl
 import pytest
@@ -135,6 +136,20 @@ def test_answers_turn_into_frames_with_real_times(server: FakeServer) -> None:
     frame = answer.to_polars()
     assert frame.schema["time"] == pl.Datetime("ms", "UTC")
     assert answer.to_arrow().num_rows == answer.to_pandas().shape[0] == len(answer) == 1
+
+
+def test_sql_answers_are_tables_in_the_types_of_the_statement(server: FakeServer) -> None:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    server.answer = {"rows": [{"t": moment, "n": 3}], "meta": {"complete": True}}
+    with rta.connect(server.url) as client:
+        answer = client.sql("SELECT t, n FROM x WHERE n = ?", [3], limit=5)
+        assert server.queries == [{"query": "SELECT t, n FROM x WHERE n = ?", "parameters": [3], "limit": 5}]
+        assert answer.to_polars().to_dicts() == [{"t": moment, "n": 3}]
+        assert answer.meta == {"complete": True}
+        assert answer.to_arrow().num_rows == answer.to_pandas().shape[0] == len(answer) == 1
+        server.failures = [(400, "invalid_query", None)]
+        with pytest.raises(InvalidQueryError):
+            client.sql("SELEC")
 
 
 def test_an_existing_datasource_is_a_conflict(server: FakeServer) -> None:

@@ -131,11 +131,11 @@ def test_the_document_is_one_that_a_datasource_takes() -> None:
 
 def test_the_service_advises_by_what_it_was_asked(tmp_path: Path) -> None:
     async def scenario(ask: Asker) -> None:
-        assert (await ask.service.advise("wikipedia"))["datasources"][0]["proposals"] == []
+        assert (await ask.service.adviser.advise("wikipedia"))["datasources"][0]["proposals"] == []
         for document in ({"group_by": ["page"]}, {"group_by": ["page"], "limit": 5}, {"group_by": ["channel"]}):
             await ask({**COUNT, **document})
         await ask({**COUNT, "group_by": ["page"], "limit": 5})
-        (advice,) = (await ask.service.advise(None))["datasources"]
+        (advice,) = (await ask.service.adviser.advise(None))["datasources"]
         assert (advice["questions"], advice["from_raw_events"]) == (3, 2)
         (proposal,) = advice["proposals"]
         assert proposal["rollup"]["dimensions"] == ["page"]

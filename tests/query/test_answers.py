@@ -10,10 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rta.events.schemas import Grain
+from rta.query import partials
 from rta.query.answer import rows_json
 from rta.query.block import Block, Dictionaries
 from rta.query.ends import ends_ms, fold_ends
@@ -46,6 +48,13 @@ METRICS: tuple[dict[str, Any], ...] = (
     {"type": "top", "field": "page", "k": 3},
 )
 CUTS: tuple[tuple[int, ...], ...] = ((), (20_000,), (1, 5_000, 39_000), (10_000, 10_001, 30_000))
+
+
+@pytest.fixture(autouse=True)
+def every_block_keeps_partials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows it has."""
+    monkeypatch.setattr(partials, "ROWS_MIN", 1)
+    monkeypatch.setattr(partials, "SHRINKS_BY", 0)
 
 
 def leaves() -> st.SearchStrategy[dict[str, Any]]:
@@ -126,14 +135,24 @@ def questions(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(questions(), st.sampled_from(CUTS), st.booleans(), st.sets(st.sampled_from([Grain.HOUR, Grain.DAY])))
+@given(
+    questions(),
+    st.sampled_from(CUTS),
+    st.booleans(),
+    st.sets(st.sampled_from([Grain.HOUR, Grain.DAY])),
+    st.integers(1, 3),
+)
 def test_an_answer_equals_what_polars_counts_from_the_file(
-    document: dict[str, Any], cuts: tuple[int, ...], merged: bool, grains: set[Grain]
+    document: dict[str, Any], cuts: tuple[int, ...], merged: bool, grains: set[Grain], times: int
 ) -> None:
-    """Whatever of the pyramid is there, and however much of the rows it has taken in."""
+    """Whatever of the pyramid is there, however much of the rows it has taken in, and also when it is asked again."""
     range_ms = document.pop("range_ms", None)
     plan = wikipedia.planned(document, stock=Stock(derived=_derived(grains)))
-    answer = run_rollup(plan, _pieces(plan, cuts, merged)) if plan.rollup is not None else run_raw(plan, _slices(cuts))
+    if plan.rollup is None:
+        answer = run_raw(plan, _slices(cuts))
+    else:
+        pieces = _pieces(plan, cuts, merged)
+        answer = [run_rollup(plan, pieces) for _ in range(times)][-1]
     given_rows = json.loads(rows_json(answer))
     expected = _expected(document, range_ms)
     keys = (["time"] if document["granularity"] != "all" else []) + document["group_by"]

@@ -26,6 +26,28 @@ def raw(**more: Any) -> dict[str, Any]:
     return {"datasource": "events", "select": ["*"], **more}
 
 
+def made(kind: str, **more: Any) -> dict[str, Any]:
+    """A question with a derived metric `m` beside a count, a unique count and a top."""
+    others = [COUNT, {"name": "u", "type": "unique_count", "field": "a"}, {"name": "t", "type": "top", "field": "a"}]
+    return asked(metrics=[*others, {"name": "m", "type": kind, **more}], granularity="hour")
+
+
+def sets(**more: Any) -> dict[str, Any]:
+    return asked(metrics=[{"type": "theta", "field": "a", **more}])
+
+
+def journey(**more: Any) -> dict[str, Any]:
+    return asked(metrics=[{"type": "funnel", "field": "u", "window": "1h", "steps": [{}, {}], **more}])
+
+
+def test_derived_metrics_come_behind_what_they_are_made_of() -> None:
+    ratio = {"name": "r", "type": "ratio", "of": ["d", {"type": "sum", "field": "price"}]}
+    query = parse_query(asked(metrics=[ratio, COUNT, {"name": "d", "type": "delta", "of": "n"}], granularity="hour"))
+    assert [d.name for d in query.derived] == ["d", "r"]
+    assert [m.name for m in query.metrics] == ["r.of.1", "n"]
+    assert query.columns == ("r", "n", "d")
+
+
 def test_the_question_of_the_documentation_is_read_whole() -> None:
     query = parse_query(
         {
@@ -98,6 +120,66 @@ def test_a_path_with_quotes_is_split_and_joined_again(text: str, keys: tuple[str
         (asked(metrics=[{"type": "top", "field": "a", "k": 0}]), "'k' 0", "1 to 1,000"),
         (asked(metrics=[{"type": "unique_count", "field": "a", "exact": "yes"}]), "'exact' 'yes'", "true or false"),
         (asked(metrics=[{"type": "count", "name": "n" * 257}]), "257 characters", "256"),
+        (made("rate"), "'of' None", "one metric, by name"),
+        (made("rate", of="m"), "made of each other: m → m", "metric of the events"),
+        (made("rate", of="nn"), "made of 'nn'", "did you mean 'n'?"),
+        (made("rate", of="n", per="week"), "'per' 'week'", "second"),
+        (made("rate", of={"type": "avg", "field": "a"}), "avg, which does not add up", "count or a sum"),
+        (made("cumulative", of="u"), "unique_count, which does not add up", "count or a sum"),
+        (made("delta", of="t"), "a top, which is no number", "use a metric"),
+        (made("moving_avg", of="n"), "'window' None", "2 to 10,000"),
+        (made("moving_avg", of="n", window=1), "'window' 1", "2 to 10,000"),
+        (made("delta", of=["n", "u"]), "'of' ['n', 'u']", "one metric"),
+        (made("ratio", of=["n"]), "'of' ['n']", "two metrics"),
+        (made("ratio", of=["n", 2]), "contains 2", "write one"),
+        (made("arithmetic", of=["n", 2]), "'op' None", "add, subtract"),
+        (made("arithmetic", of=["n", 2], op="power"), "'op' 'power'", "valid"),
+        (made("ratio", of=["n", "n"], window=2), "has 'window'", "moving_avg"),
+        (made("ratio", of=["n", "n"], field="a"), "has 'field'", "count"),
+        ({**made("delta", of="n"), "granularity": None}, "delta over time", "granularity"),
+        (
+            asked(metrics=[{"name": "a", "type": "delta", "of": "b"}, {"name": "b", "type": "delta", "of": "a"}]),
+            "a → b → a",
+            "",
+        ),
+        (asked(compare="yesterday"), "'compare' is 'yesterday'", "P7D"),
+        (asked(compare="P0D"), "'compare' is 'P0D'", "previous"),
+        (raw(compare="previous"), "'compare' has a meaning only with 'metrics'", ""),
+        (asked(metrics=[{"type": "count", "filter": {}}]), "'filter'", "did you mean 'filters'?"),
+        (asked(metrics=[{"type": "count", "filters": []}]), "'filters' is []", ""),
+        (
+            asked(metrics=[{"type": "top", "field": "a", "by": {"type": "top", "field": "b"}}]),
+            "the type 'top'",
+            "rank by",
+        ),
+        (asked(metrics=[{"type": "top", "field": "a", "by": "n"}]), "is 'n'", "sum"),
+        (sets(op="xor", of=[{}, {}]), "'op' 'xor'", "union"),
+        (sets(op="union", of=[{}]), "'of' [{}]", "at least 2 sets"),
+        (sets(op="not", of=[]), "'of' []", "at least 1 set"),
+        (sets(op="union", of=[{}, {"field": "b"}]), "sets of 'a' and of 'b'", "one field"),
+        (sets(op="union", of=[{}, {"filter": 1}]), "unknown key 'filter'", "filters"),
+        (
+            sets(op="union", of=[{}, {"op": "not", "of": [{}], "filters": {"a": 1}}]),
+            "'op' and a filter",
+            "filter the sets",
+        ),
+        (sets(op="union", of=[{}] * 33), "too many sets", "32"),
+        (journey(steps=None), "'steps' None", "write"),
+        (journey(steps=[{}]), "has 1 steps", "2 to 32"),
+        (journey(steps=[{}] * 33), "has 33 steps", "2 to 32"),
+        (journey(steps=[{"name": "a"}, {"name": "a"}]), "two steps called 'a'", "own 'name'"),
+        (journey(steps=[{}, {"filter": {}}]), "step 2", "filters"),
+        (journey(window=None), "'window' None", "1h"),
+        (journey(window="0s"), "'window' '0s'", "1h"),
+        (journey(window="P1M"), "'window' 'P1M'", "7d"),
+        (journey(window="11y"), "'window' '11y'", "10 years"),
+        (journey(field=None), "no 'field'", "name the field"),
+        (asked(metrics=[COUNT, *journey()["metrics"]]), "rows of its own", "alone"),
+        (asked(metrics=[{"type": "retention", "field": "u", "period": "all"}]), "'period' 'all'", "week"),
+        (asked(metrics=[{"type": "retention", "field": "u", "periods": 0}]), "'periods' 0", "1 to 366"),
+        (asked(metrics=[{"type": "retention", "field": "u", "cohort": {"a": 1}}]), "unknown key 'a'", "filters"),
+        (asked(metrics=[{"type": "retention", "field": "u"}], granularity="day"), "'period'", "granularity"),
+        (asked(metrics=[{"type": "retention", "field": "u"}], compare="previous"), "can't be compared", "cohorts"),
         (asked(groupby=["a"]), "unknown key 'groupby'", "did you mean 'group_by'?"),
         (asked(select=["*"]), "both 'metrics' and 'select'", "one of them"),
         (asked(next="abc"), "'next' has a meaning only with 'select'", ""),

@@ -15,7 +15,7 @@ import pytest
 
 from rta.errors import CorruptFileError, OutOfMemoryError, RtaError, TimeLimitError, UnavailableError
 from rta.query.planner import Plan
-from rta.serve.scan import ScanPool
+from rta.serve.scan import SLOW_NICENESS, ScanPool
 from rta.serve.scan_task import Finished, ScanTask, rows_stream
 from rta.store.layout import table_file
 from rta.store.model import FileRef
@@ -101,11 +101,34 @@ def test_a_scan_is_killed_when_its_time_is_over_and_the_next_is_answered(world: 
         worker = pool.pids[0]
         begun = time.monotonic()
         with pytest.raises(TimeLimitError, match=r"longer than 0\.5 s") as caught:
-            await scan(pool, world, SLOW, copies=2_000, time_limit_s=0.5)
+            await scan(pool, world, SLOW, copies=400, time_limit_s=0.5)
         assert time.monotonic() - begun < 10
         assert "shorter time range" in caught.value.hint
         assert gone(worker)
         assert json.loads((await scan(pool, world, BY_USER)).rows)
+
+    run(scenario)
+
+
+def test_a_question_that_reads_little_does_not_wait_for_one_that_reads_much(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rta.serve.scan.QUICK_CELLS_MAX", 1_000_000)
+
+    async def scenario(pool: ScanPool) -> None:
+        await pool.warm_up()
+        quick = pool.pids
+        months = asyncio.create_task(scan(pool, world, SLOW, copies=400))
+        await until(lambda: len(pool.pids) == 2 or months.done(), 60)
+        assert json.loads((await scan(pool, world, BY_USER)).rows)
+        assert not months.done()
+        (slow,) = set(pool.pids) - set(quick)
+        priority = os.getpriority(os.PRIO_PROCESS, quick[0])
+        assert os.getpriority(os.PRIO_PROCESS, slow) == min(priority + SLOW_NICENESS, 19)
+        months.cancel()
+        await asyncio.gather(months, return_exceptions=True)
+        assert gone(slow)
+        assert pool.pids == quick
 
     run(scenario)
 
@@ -115,7 +138,7 @@ def test_a_scan_whose_client_is_gone_is_killed(world: World) -> None:
         await pool.warm_up()
         worker = pool.pids[0]
         idle = cpu_s(worker)
-        task = asyncio.create_task(scan(pool, world, SLOW, copies=2_000))
+        task = asyncio.create_task(scan(pool, world, SLOW, copies=400))
         await until(lambda: cpu_s(worker) > idle + 0.3 or task.done(), 60)
         assert not task.done()
         task.cancel()
@@ -147,7 +170,7 @@ def test_a_worker_that_dies_is_named_and_replaced(world: World) -> None:
         await pool.warm_up()
         worker = pool.pids[0]
         idle_s = cpu_s(worker)
-        task = asyncio.create_task(scan(pool, world, SLOW, copies=2_000))
+        task = asyncio.create_task(scan(pool, world, SLOW, copies=400))
         await until(lambda: cpu_s(worker) > idle_s + 0.3, 60)
         os.kill(worker, signal.SIGTERM)
         with pytest.raises(UnavailableError, match="ended with code -15"):

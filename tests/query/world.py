@@ -129,6 +129,10 @@ def build_world(folder: Path, cuts: Sequence[int] = (15_000, 30_000)) -> World:
 
 
 def write(store: LocalStore, table: str, rows: pa.Table, number: int) -> FileRef:
+    return write_to(store, wikipedia.datasource(), table, rows, number)
+
+
+def write_to(store: LocalStore, source: Datasource, table: str, rows: pa.Table, number: int) -> FileRef:
     times = rows.column(TIME).cast(pa.int64()).to_numpy()
     write = TableWrite(table, "2015-09-12", rows, int(times.min()), int(times.max()))
-    return write_table_file(store, wikipedia.datasource().folder, write, f"test-1-{number}-0.parquet")
+    return write_table_file(store, source.folder, write, f"test-1-{number}-0.parquet")

@@ -213,3 +213,68 @@ async def test_a_path_into_an_event_is_a_column(druid: Druid) -> None:
         | {"aggregations": [{"type": "cardinality", "name": "flags", "fields": ["nothing.at.all"], "round": True}]}
     )
     assert row["result"] == {"flags": 0}
+
+
+ROLLED: list[dict[str, Any]] = [
+    {
+        "queryType": "timeseries",
+        "granularity": "hour",
+        "filter": {"type": "selector", "dimension": "channel", "value": "#ko.wikipedia"},
+        "aggregations": [COUNT, {"type": "longSum", "name": "added", "fieldName": "added"}],
+        "postAggregations": [
+            {
+                "type": "arithmetic",
+                "name": "mean",
+                "fn": "/",
+                "fields": [
+                    {"type": "fieldAccess", "fieldName": "added"},
+                    {"type": "fieldAccess", "fieldName": "rows"},
+                ],
+            }
+        ],
+    },
+    {
+        "queryType": "topN",
+        "granularity": "all",
+        "dimension": "channel",
+        "metric": "added",
+        "threshold": 5,
+        "aggregations": [COUNT, {"type": "doubleSum", "name": "added", "fieldName": "added"}],
+        "filter": {"type": "not", "field": {"type": "in", "dimension": "isRobot", "values": ["true"]}},
+    },
+    {
+        "queryType": "groupBy",
+        "granularity": {"type": "period", "period": "PT6H"},
+        "dimensions": ["channel", {"type": "default", "dimension": "isNew", "outputName": "new"}],
+        "aggregations": [COUNT, {"type": "longMax", "name": "high", "fieldName": "delta"}],
+        "having": {"type": "greaterThan", "aggregation": "rows", "value": 100},
+        "limitSpec": {"type": "default", "limit": 20, "columns": [{"dimension": "rows", "direction": "descending"}]},
+        "filter": {
+            "type": "or",
+            "fields": [
+                {"type": "bound", "dimension": "channel", "lower": "#e", "upper": "#p"},
+                {"type": "selector", "dimension": "countryName", "value": None},
+            ],
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("query", ROLLED, ids=lambda q: q["queryType"])
+async def test_what_a_rollup_answers_equals_the_answer_from_rows(
+    druid: Druid, query: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = query | {"dataSource": "wikipedia", "intervals": "2015-09-12T00:00/2015-09-13T00:00"}
+    with monkeypatch.context() as patched:
+
+        async def run(*_: object) -> Any:
+            raise AssertionError("rows were read")
+
+        patched.setattr("rta.serve.scan.ScanPool.run", run)
+        patched.setattr("rta.serve.druid_task.DruidTask.run", run)
+        if query["granularity"] == "all":
+            asked["intervals"] = "2015-09-12T01:00/2015-09-13T00:00"
+        by_rollup = await druid.ask(asked)
+    monkeypatch.setattr("rta.serve.druid_service.translate", lambda *_: None)
+    assert await druid.ask(asked | {"context": {"asked": "again"}}) == by_rollup
+    assert by_rollup

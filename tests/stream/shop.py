@@ -66,6 +66,7 @@ METRICS = (
     MetricSpec("price", MetricType.QUANTILE, "price"),
     MetricSpec("users", MetricType.UNIQUE, "user"),
     MetricSpec("pages", MetricType.TOP, "page"),
+    MetricSpec("visitors", MetricType.THETA, "user"),
 )
 BY_PAGE = Rollup("by_page", Grain.MINUTE, ("page", "robot"), METRICS)
 TOTAL = Rollup("total", Grain.HOUR, (), METRICS)

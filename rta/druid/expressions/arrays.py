@@ -126,7 +126,7 @@ def _filter(arguments: Arguments, allowed: bool) -> Column:
 def _scalar_in(arguments: Arguments) -> Column:
     array = as_array(arguments[1])
     one = cast(arguments[0], ARRAYS[array.type]).expr
-    return from_truth(array.expr.list.contains(one))
+    return from_truth(pl.when(one.is_not_null()).then(array.expr.list.contains(one)))
 
 
 FUNCTIONS = {

@@ -38,12 +38,18 @@ def expression(text: str, resolve: Resolve) -> Column:
         InvalidInputError: it can't be read, or its parts do not fit together.
         UnsupportedError: it uses a function that is not there.
     """
-    return compile_node(parse_expression(text), resolve)
+    try:
+        return compile_node(parse_expression(text), resolve)
+    except RecursionError as error:
+        raise InvalidInputError(f"the expression '{text[:100]}' has too many parts", "use 'in' filters") from error
 
 
 def identifiers(text: str) -> set[str]:
     """The columns that an expression names."""
-    return set(_names(parse_expression(text)))
+    try:
+        return set(_names(parse_expression(text)))
+    except RecursionError as error:
+        raise InvalidInputError(f"the expression '{text[:100]}' has too many parts", "use 'in' filters") from error
 
 
 def _names(node: Node) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from rta.druid.problems import InvalidInputError
 
 LENGTH_MAX = 20_000
-DEPTH_MAX = 200
+DEPTH_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)

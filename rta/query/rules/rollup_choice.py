@@ -14,18 +14,20 @@ from rta.query.fields import FieldKind
 from rta.query.model import QueryMetricType
 from rta.query.plan import Candidate, Considered, Plan, PlannedMetric
 
-SKETCHED = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE, QueryMetricType.TOP)
-SOURCES: dict[QueryMetricType, MetricType] = {
-    QueryMetricType.COUNT: MetricType.SUM,
-    QueryMetricType.SUM: MetricType.SUM,
-    QueryMetricType.AVG: MetricType.SUM,
-    QueryMetricType.MIN: MetricType.MIN,
-    QueryMetricType.MAX: MetricType.MAX,
-    QueryMetricType.QUANTILE: MetricType.QUANTILE,
-    QueryMetricType.UNIQUE: MetricType.UNIQUE,
-    QueryMetricType.TOP: MetricType.TOP,
+SKETCHED = (QueryMetricType.QUANTILE, QueryMetricType.UNIQUE, QueryMetricType.TOP, QueryMetricType.THETA)
+OF_DIMENSIONS = (QueryMetricType.COUNT, QueryMetricType.UNIQUE, QueryMetricType.THETA)
+SOURCES: dict[QueryMetricType, tuple[MetricType, ...]] = {
+    QueryMetricType.COUNT: (MetricType.SUM,),
+    QueryMetricType.SUM: (MetricType.SUM,),
+    QueryMetricType.AVG: (MetricType.SUM,),
+    QueryMetricType.MIN: (MetricType.MIN,),
+    QueryMetricType.MAX: (MetricType.MAX,),
+    QueryMetricType.QUANTILE: (MetricType.QUANTILE,),
+    QueryMetricType.UNIQUE: (MetricType.UNIQUE, MetricType.THETA),
+    QueryMetricType.TOP: (MetricType.TOP,),
+    QueryMetricType.THETA: (MetricType.THETA,),
 }
-"""The rollup metric that each metric of a question follows from."""
+"""The rollup metrics that each metric of a question follows from, the cheapest first; others need the events."""
 
 
 def choose_rollups(plan: Plan) -> Plan:
@@ -86,9 +88,9 @@ def _derive(planned: PlannedMetric, rollup: Rollup) -> PlannedMetric | str:
         return f"it has no {metric.type} of '{field.name}'"
     if metric.exact and metric.type in SKETCHED and field.column not in rollup.dimensions:
         return f"metric '{metric.name}' is asked for exactly"
-    wanted = SOURCES[metric.type]
-    spec = next((m for m in rollup.metrics if m.type is wanted and m.field == field.column), None)
-    if field.column in rollup.dimensions and metric.type in (QueryMetricType.COUNT, QueryMetricType.UNIQUE):
+    wanted = SOURCES.get(metric.type, ())
+    spec = next((m for kind in wanted for m in rollup.metrics if m.type is kind and m.field == field.column), None)
+    if field.column in rollup.dimensions and metric.type in OF_DIMENSIONS:
         return PlannedMetric(metric, field, None)
     if spec is None or (metric.exact and metric.type in SKETCHED):
         return f"it has no {metric.type} of '{field.name}'"

@@ -24,9 +24,11 @@ def prune_time(plan: Plan) -> Plan:
     if len(rest) == len(conjuncts(plan.where)):
         return plan
     where = all_of(rest)
-    kept = {*(c.field for c in compares(where)), *plan.query.select, *(o.name for o in plan.query.order_by)}
+    pruned = replace(plan, where=where)
+    compared = (c.field for condition in pruned.conditions for c in compares(condition))
+    kept = {*compared, *plan.query.select, *(o.name for o in plan.query.order_by)}
     fields = {name: field for name, field in plan.fields.items() if name in kept}
-    return replace(plan, start_ms=min(start, end), end_ms=end, where=where, fields=fields)
+    return replace(pruned, start_ms=min(start, end), end_ms=end, fields=fields)
 
 
 def _range_of(part: Condition, plan: Plan) -> tuple[int, int] | None:

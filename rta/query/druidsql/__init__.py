@@ -1,0 +1,1 @@
+"""Druid SQL in, DuckDB SQL with Druid's meaning out."""
