@@ -108,6 +108,12 @@ def _add_asking(words: Words) -> None:
     sub.add_argument("--datasource", required=True, help="which")
     sub.add_argument("--accept-loss", action="store_true", help="give up what the gap held; without, it is only said")
     sub.add_argument("--json", action="store_true", help="print JSON")
+    text = "which rollups the last questions would have wanted, what each costs and saves"
+    sub = words.add_parser("advise", help=text, description=text)
+    sub.set_defaults(command=advise)
+    _add_url(sub)
+    sub.add_argument("--datasource", help="which (default: all)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
     sub = words.add_parser("query", help="ask a question in the form of POST /v1/query")
     sub.set_defaults(command=query)
     _add_url(sub)
@@ -253,6 +259,20 @@ def resume(options: argparse.Namespace) -> int:
         note(f"the log of '{options.datasource}' has no gap")
     else:
         note(f"'{options.datasource}' goes on behind gaps in {len(found['gaps'])} partitions; the ledger keeps them")
+    return DONE
+
+
+def advise(options: argparse.Namespace) -> int:
+    from rta.client import Client
+    from rta.terminal import show_advice
+
+    with Client(_url(options), retry_s=5) as client:
+        found = client.advise(options.datasource)
+    if options.json:
+        _print_json(found)
+    else:
+        for one in found["datasources"]:
+            show_advice(one)
     return DONE
 
 

@@ -246,6 +246,10 @@ class Client:
     def status(self) -> dict[str, Any]:
         return self._document("GET", "/v1/status")
 
+    def advise(self, datasource: str | None = None) -> dict[str, Any]:
+        """Which rollups the last questions would have wanted."""
+        return self._document("GET", "/v1/advise", params=None if datasource is None else {"datasource": datasource})
+
     def resume(self, datasource: str, accept_loss: bool = False) -> dict[str, Any]:
         """Go on behind a gap in the log that has stopped a datasource. Raises an error that says what is lost unless accepted."""
         params = {"accept_loss": "true"} if accept_loss else None

@@ -5,6 +5,7 @@ Tables go to standard output, everything else to standard error.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +96,28 @@ def _filling(datasources: Mapping[str, Any]) -> list[dict[str, Any]]:
         for rollup, fill in row.get("filling", {}).items()
         if fill["done"] < 1 or fill["partial"]
     ]
+
+
+def show_advice(advice: Mapping[str, Any]) -> None:
+    """The proposals for one datasource as a table, and the document for `PUT` that takes them up."""
+    name = advice["datasource"]
+    if not advice["proposals"]:
+        note(f"{name}: {advice['questions']:,} questions were computed, and no further rollup would have helped")
+        return
+    rows = [
+        {
+            "rollup": p["rollup"]["name"],
+            "grain": p["rollup"]["granularity"],
+            "rows/day": p["rows_per_day"],
+            "bytes/day": p["bytes_per_day"],
+            "questions": f"{p['share']:.0%}",
+            "saves s/day": p["seconds_saved_per_day"],
+        }
+        for p in advice["proposals"]
+    ]
+    show_rows(rows, f"{name}: {advice['questions']:,} questions in {advice['watched_s']:,.0f} s")
+    note(f"to make them, PUT /v1/datasources/{name} with this; leave out what is not wanted:")
+    print(json.dumps(advice["put"], ensure_ascii=False, indent=2))
 
 
 def _shared(sharing: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -378,6 +378,31 @@ class StatusDocument(_Open):
     """Lag, watermarks, rates and actors."""
 
 
+class ProposedRollup(_Open):
+    """A rollup that the last questions would have wanted."""
+
+    rollup: RollupDocument
+    rows_per_day: int
+    bytes_per_day: int
+    share: float = Field(description="Of the questions that were computed, how many it would answer")
+    seconds_saved_per_day: float
+
+
+class DatasourceAdvice(_Open):
+    """Of one datasource."""
+
+    datasource: str
+    questions: int = Field(description="Computed since the replica began; those that a cache answered are not counted")
+    proposals: list[ProposedRollup]
+    put: dict[str, Any] | None = Field(description="The datasource's document with the proposals, for PUT")
+
+
+class Advice(_Document):
+    """Which rollups the last questions would have wanted."""
+
+    datasources: list[DatasourceAdvice]
+
+
 class ScaleRequest(_Document):
     """How many aggregators are to take part."""
 

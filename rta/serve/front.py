@@ -58,6 +58,12 @@ class Reply(Protocol):
         ...
 
 
+class Advises(Protocol):
+    """Says which rollups the last questions would have wanted, of a datasource or of all."""
+
+    async def advise(self, name: str | None) -> dict[str, Any]: ...
+
+
 class QueryService(Protocol):
     """Answers questions. All raise `RtaError`; what is awaited may be cancelled at any time."""
 
@@ -84,6 +90,9 @@ class QueryService(Protocol):
     ) -> Reply: ...
 
     async def explain(self, document: dict[str, Any]) -> dict[str, Any]: ...
+
+    @property
+    def adviser(self) -> Advises: ...
 
 
 class QueryEndpoint:

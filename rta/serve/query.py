@@ -52,6 +52,7 @@ def build_query_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     _add_query(app, service, endpoint)
+    _add_advice(app, service)
     for router in (*routers, admin_router(definitions, control, registry)):
         app.include_router(router)
     add_page(app)
@@ -87,6 +88,13 @@ def _add_query(app: FastAPI, service: QueryService, endpoint: QueryEndpoint) -> 
         """How a question would be answered: the plan."""
         document = await read_document(request)
         return json_answer(await unless_gone(request.receive, service.explain(document)))
+
+
+def _add_advice(app: FastAPI, service: QueryService) -> None:
+    @app.get("/v1/advise", tags=["query"], responses=declared(200, 403, 404, 503, 504, model=documents.Advice))
+    async def advise(request: Request, datasource: str | None = None) -> Response:
+        """Which rollups the last questions would have wanted, what each costs and saves, and the document that adds them."""
+        return json_answer(await unless_gone(request.receive, service.adviser.advise(datasource)))
 
 
 def _query_responses() -> dict[int | str, dict[str, Any]]:

@@ -35,6 +35,7 @@ from rta.query.model import Absolute, Query
 from rta.query.parse import parse_query
 from rta.query.periods import absolute_range
 from rta.query.planner import Plan, explain
+from rta.serve.advice import Adviser
 from rta.serve.answers import Answers
 from rta.serve.composed import parts_explained, put_together, whole_of
 from rta.serve.flights import Flights
@@ -141,6 +142,7 @@ class QueryService:
         self._running = ThreadPoolExecutor(2, "query-run")
         self.registry = Registry()
         self.answers = Answers(ANSWERS_BYTES_MAX, self.registry)
+        self.adviser = Adviser(views, definitions, store, self.looking)
         self._flights: Flights[Found] = Flights()
         self._hot_blocks: OrderedDict[tuple[str, str], dict[int, tuple[pl.DataFrame, Block]]] = OrderedDict()
         self._keeping = threading.Lock()
@@ -196,7 +198,7 @@ class QueryService:
             try:
                 compute = partial(self._compute, prepared, accept_arrow, limit_s - (time.perf_counter() - begun))
                 finished, cached = await self._flights.once(
-                    key, partial(self.answers.find_or, key, prepared.shared, compute)
+                    key, partial(self.answers.find_or, key, prepared.shared, self.adviser.noting(prepared, compute))
                 )
             except (FileGoneError, ViewGoneError):
                 if last:
@@ -263,6 +265,7 @@ class QueryService:
             if finished is None:
                 return None
             self.answers.keep(key, finished)
+            self.adviser.record.quick(datasource.folder)
         self.answers.looked(hit=cached)
         if query.after is None and after_header is None:
             self._remember((body, accept_arrow), _Again(prepared, finished, etag, begun + AGAIN_S))
@@ -419,7 +422,7 @@ class QueryService:
 
     async def _found(self, part: Prepared, limit_s: float) -> Found:
         key = part.key + b"arrow"
-        compute = partial(self._compute, part, True, limit_s)
+        compute = self.adviser.noting(part, partial(self._compute, part, True, limit_s))
         return await self._flights.once(key, partial(self.answers.find_or, key, part.shared, compute))
 
     def _run_rollup(self, prepared: Prepared, ends: bytes | None, arrow: bool) -> Finished:

@@ -28,11 +28,11 @@ from rta.query.time import TIME_MS_MAX, TIME_MS_MIN
 from rta.serve.hot import HotState, Moment, SegmentUse
 from rta.serve.ports import NotAtHandError, View
 from rta.serve.spans import RAW, Times, TimesByTable, times_of_frame, times_of_rows, within
+from rta.serve.tables import Tables
 from rta.store.manifests import ManifestLog
 from rta.store.model import FileRef, Manifest
 from rta.store.objects import ObjectStore
 from rta.store.runs import load_state, naming_state
-from rta.store.versions import TableVersions
 from rta.stream.columns import fit
 from rta.stream.rollups import merge_partials
 from rta.stream.saved import StateRows, state_rows
@@ -109,13 +109,13 @@ class ReplicaView:
         return not self.missing
 
     def files(self, table: str) -> Sequence[FileRef]:
-        found = self.owner.files_at_hand(table, self.manifest)
+        found = self.owner.tables.files_at_hand(table, self.manifest)
         if found is not None:
             return found
         if self.never_waits:
             raise NotAtHandError
         try:
-            return self.owner.files_at(table, self.manifest)
+            return self.owner.tables.files_at(table, self.manifest)
         except NotFoundError as error:
             raise ViewGoneError(f"the files of '{table}' at manifest {self.manifest}: {error}") from error
 
@@ -128,8 +128,13 @@ class ReplicaView:
             return None
         if any(use.version < rollup.since for use in moment.uses):
             return None
+        known = self.owner.tables.filled_at_hand(rollup.table, self.manifest)
+        if known is not None:
+            return known.from_ms
+        if self.never_waits:
+            raise NotAtHandError
         try:
-            return self.owner.versions.filled_from(rollup.table, self.manifest)
+            return self.owner.tables.filled_from(rollup.table, self.manifest)
         except NotFoundError as error:
             raise ViewGoneError(f"the files of '{rollup.table}' at manifest {self.manifest}: {error}") from error
 
@@ -186,8 +191,7 @@ class FolderViews:
         self._peers = peers
         self._pool, self._reading = pools
         self._manifests = ManifestLog(store, datasource.folder)
-        self.versions = TableVersions(store, datasource.folder, ManifestLog(store, datasource.folder))
-        self._files: dict[str, tuple[int, Sequence[FileRef]]] = {}
+        self.tables = Tables(store, datasource.folder)
         self._state = HotState(self._merge)
         self._adopted: dict[int, Adopted] = {}
         self._adopting: asyncio.Task[None] | None = None
@@ -202,24 +206,9 @@ class FolderViews:
 
     async def renew(self) -> None:
         """Forget what was known of the tables' files, and begin from the newest manifest."""
-        self.versions, self._files = (
-            TableVersions(self._store, self._folder, ManifestLog(self._store, self._folder)),
-            {},
-        )
+        self.tables = Tables(self._store, self._folder)
         await self._adopt()
         self._began = -math.inf
-
-    def files_at(self, table: str, number: int) -> Sequence[FileRef]:
-        """In the one thread that looks up files."""
-        versions, files = self.versions, self._files
-        found = versions.files_at(table, number)
-        files[table] = (number, found)  # a renewal meanwhile has begun another dictionary
-        return found
-
-    def files_at_hand(self, table: str, number: int) -> Sequence[FileRef] | None:
-        """What `files_at` last said, if it was asked the same."""
-        at, files = self._files.get(table, (-1, ()))
-        return files if at == number else None
 
     def at_once(self, datasource: Datasource, staleness_ms: int) -> ReplicaView | None:
         """The view, if it is young enough. Once half of that time is over the next one is begun, so that few have to wait."""

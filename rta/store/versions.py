@@ -51,10 +51,11 @@ class TableVersions:
         self._answers: dict[str, _Answer] = {}
         self._filled_looked: dict[str, float] = {}
 
-    def filled_from(self, table: str, number: int) -> int | None:
+    def filled_from(self, table: str, number: int) -> tuple[int | None, bool]:
         """The event time, in ms, from which on a rollup that was added later holds everything through manifest `number`.
 
-        Of the files that `files_at` gives afterwards; None as long as nothing is known. Raises NotFoundError as it does.
+        Of the files that `files_at` gives afterwards; None as long as nothing is known. The other is whether it will stay
+        so. Raises NotFoundError as it does.
         """
         log = self._log(table, number)
         if FILL_DONE not in log.state.txns and time.monotonic() - self._filled_looked.get(table, -LOOK_S) >= LOOK_S:
@@ -62,7 +63,7 @@ class TableVersions:
             log.refresh()
         txns, _ = log.at(self._folder, number)
         reach = txns.get(FILL_REACH)
-        return None if reach is None else -reach
+        return (None if reach is None else -reach), FILL_DONE in txns
 
     def files_at(self, table: str, number: int) -> list[FileRef]:
         """The files that hold exactly the table's rows through manifest `number`.

@@ -122,6 +122,15 @@ class FakeReply:
     meta: dict[str, Any] | None = None
 
 
+class FakeAdviser:
+    """Has no advice."""
+
+    async def advise(self, name: str | None) -> dict[str, Any]:
+        if name not in (None, "events"):
+            raise NotFoundError(f"no datasource '{name}'")
+        return {"datasources": [{"datasource": "events", "questions": 0, "proposals": [], "put": None}]}
+
+
 @dataclass
 class FakeService:
     """Reads questions with the real parser and answers every one alike; at once when it is `quick`."""
@@ -180,6 +189,10 @@ class FakeService:
     async def explain(self, document: dict[str, Any]) -> dict[str, Any]:
         query = parse_query(document)
         return {"plan": {"datasource": query.datasource}}
+
+    @property
+    def adviser(self) -> FakeAdviser:
+        return FakeAdviser()
 
 
 @dataclass

@@ -148,3 +148,16 @@ async def test_scaling_takes_a_whole_number_and_nothing_else(
 
 async def test_more_aggregators_than_partitions_are_refused(client: httpx.AsyncClient) -> None:
     assert is_error(await client.post("/v1/scale", json={"aggregators": 9}), 400, "bad_request")
+
+
+async def test_a_document_can_be_sent_back_as_the_answer_had_it(client: httpx.AsyncClient) -> None:
+    answered = {**KEYLESS, "filling": {"by_x": {"done": 0.5, "complete_from": None}}, "notes": ["something"]}
+    assert (await client.put("/v1/datasources/clicks", json=answered)).json() == KEYLESS
+    rollup = {
+        "name": "by_who",
+        "granularity": "hour",
+        "dimensions": ["who"],
+        "metrics": [{"name": "n", "type": "count"}],
+    }
+    changed = (await client.put("/v1/datasources/clicks", json={**KEYLESS, "rollups": [rollup]})).json()
+    assert "'by_who' is being filled from history" in changed["notes"][0]

@@ -23,7 +23,7 @@ from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any
 
 from rta.actors import aggregator, commit_queue, committer, coordinator, housekeeper, ownership, shard, watch
-from rta.serve import views
+from rta.serve import tables, views
 from rta.store import compact, fill, jobs, versions
 from rta.store.model import Part
 
@@ -362,6 +362,7 @@ def installed(sim: Kernel) -> Iterator[Kernel]:
         (fill, "time", _TIME),
         (fill, "uuid", _UUID),
         (versions, "time", _TIME),
+        (tables, "time", _TIME),
         (jobs, "uuid", _UUID),
     ]
     there = [(module, name, value, vars(module)[name]) for module, name, value in wanted if name in vars(module)]

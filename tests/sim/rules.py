@@ -17,7 +17,6 @@ import polars as pl
 
 from rta.actors import commit_queue, committer, coordinator, housekeeper, load, shard
 from rta.errors import PartRefusedError
-from rta.events.schemas import Rollup
 from rta.serve import hot, views
 from rta.store import chain, commit, delta_log, fill, layout, manifests, sweep, versions
 from rta.store.chain import Outcome, Verdict
@@ -228,13 +227,6 @@ def _without_what_is_buffered() -> Sequence[Patch]:
     return [(fill, "_steps", steps)]
 
 
-def _filled_whoever_folded() -> Sequence[Patch]:
-    def filled_from(self: views.ReplicaView, rollup: Rollup) -> int | None:
-        return self.owner.versions.filled_from(rollup.table, self.manifest)
-
-    return [(views.ReplicaView, "filled_from", filled_from)]
-
-
 def _named_whole() -> Sequence[Patch]:
     true = hot.SegmentUse.part
 
@@ -300,11 +292,6 @@ RULES: dict[str, Rule] = {
         ("lost",),
         _without_what_is_buffered,
         seeds=(0, 3),
-    ),
-    "17-views": Rule(
-        "a rollup that was added answers from manifests and segments of before it was",
-        ("lost", "stuck"),
-        _filled_whoever_folded,
     ),
     "18": Rule(
         "file names carry neither actor nor generation", ("lost", "doubled", "stuck"), _names_that_recur, seeds=(0, 2)

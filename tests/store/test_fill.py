@@ -125,7 +125,7 @@ class World:
         return made
 
     def filled_from(self, rollup: Rollup = LATER) -> int | None:
-        return TableVersions(self.store, self.folder, self.manifests).filled_from(rollup.table, self.newest.number)
+        return TableVersions(self.store, self.folder, self.manifests).filled_from(rollup.table, self.newest.number)[0]
 
     def frame(self, rollup: Rollup = LATER) -> pl.DataFrame:
         """What a reader sees of it now: files, saved state, and what was folded since."""

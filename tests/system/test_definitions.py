@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.system.running import Running
+from tests.system.running import Running, wait_for
 
 MINUTE_MS = 60_000
 START_MS = 1_767_225_600_000
@@ -39,7 +39,7 @@ def send(system: Running, name: str, first: int, count: int, **more: Any) -> str
     return position
 
 
-def test_a_rollup_that_is_added_later_changes_no_answer(system: Running) -> None:
+def test_a_rollup_that_is_added_later_is_filled_and_changes_no_answer(system: Running) -> None:
     columns = {"user": "string", "id": "string", "page": "string", "price": "double"}
     definition: dict[str, Any] = {
         "name": "growing",
@@ -48,12 +48,14 @@ def test_a_rollup_that_is_added_later_changes_no_answer(system: Running) -> None
         "id": "id",
         "columns": columns,
         "rollups": [],
+        "retention": {"rollups": {"minute": "10000d"}},
     }
     assert system.http.post("/v1/datasources", json=definition).status_code == 201
     send(system, "growing", 0, 300)
     wider = {**definition, "rollups": [BY_PAGE], "columns": {**columns, "colour": "string"}}
     changed = system.http.put("/v1/datasources/growing", json=wider)
     assert changed.status_code == 200, changed.text
+    assert "'by_page' is being filled from history" in changed.json()["notes"][0]
     position = send(system, "growing", 300, 200, colour="red")
     question = {
         "datasource": "growing",
@@ -70,9 +72,16 @@ def test_a_rollup_that_is_added_later_changes_no_answer(system: Running) -> None
         expected[key] = (n + 1, total + k)
     answer = system.query(question)
     assert {(r["time"], r["page"]): (r["n"], r["total"]) for r in answer["rows"]} == expected
-    plan = system.http.post("/v1/query/explain", json=question).json()
-    reasons = {c["table"]: c["reason"] for c in plan["considered"]}
-    assert "what came before is not in it" in reasons["rollup_by_page_minute"]
+    wait_for(lambda: "filling" not in system.http.get("/v1/datasources/growing").json(), "it is filled", 60)
+    wait_for(lambda: system.query(question)["meta"]["sources"][0] == "rollup_by_page_minute", "it is used", 60)
+    assert {(r["time"], r["page"]): (r["n"], r["total"]) for r in system.query(question)["rows"]} == expected
+    assert (
+        'rta_status_datasource_rollup_done{datasource="growing",rollup="by_page"} 1' in system.http.get("/metrics").text
+    )
+    assert system.http.put("/v1/datasources/growing", json={**wider, "rollups": []}).status_code == 200
+    assert system.query(question)["meta"]["sources"][0] == "events"
+    advice = system.http.get("/v1/advise?datasource=growing").json()["datasources"][0]
+    assert [p["rollup"]["dimensions"] for p in advice["proposals"]] == [["page"]]
     red = system.rows(
         datasource="growing", time_range=RANGE, metrics=[COUNT], filters={"colour": "red"}, after=position
     )
