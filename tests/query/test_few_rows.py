@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rta.query import answer, order
 from rta.query.answer import TIME_TYPE, Answer, rows_json
+from rta.query.model import Order
 
 TIMES = st.none() | st.integers(-62_135_596_800_000, 253_402_300_799_999)
 TEXTS = st.none() | st.text(st.characters(codec="utf-8"), max_size=4)
@@ -37,14 +38,15 @@ def test_few_rows_are_written_as_many_are(frame: pl.DataFrame) -> None:
     assert few == many
 
 
+ORDERS = st.builds(Order, st.sampled_from(list(SCHEMA)), descending=st.booleans(), nulls_first=st.booleans())
+
+
 @settings(deadline=None, max_examples=60)
-@given(
-    frames(), st.lists(st.tuples(st.sampled_from(list(SCHEMA)), st.booleans()), min_size=1, unique_by=lambda k: k[0])
-)
-def test_few_rows_are_ordered_as_many_are(frame: pl.DataFrame, by: list[tuple[str, bool]]) -> None:
-    names, descending = [name for name, _ in by], [down for _, down in by]
-    keys = order._sorted(frame, names, descending).select(names)
+@given(frames(), st.lists(ORDERS, min_size=1, unique_by=lambda by: by.name))
+def test_few_rows_are_ordered_as_many_are(frame: pl.DataFrame, orders: list[Order]) -> None:
+    names = [by.name for by in orders]
+    keys = order._sorted(frame, orders).select(names)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "FEW_ROWS", -1)
-        expected = order._sorted(frame, names, descending).select(names)
+        expected = order._sorted(frame, orders).select(names)
     assert keys.equals(expected)
