@@ -27,9 +27,6 @@ ENTRY_BYTES = 120
 """About what one value of a dictionary costs beside its text."""
 HASHES_MAX = 1 << 20
 """Distinct hashes of one table and column that get codes: 50 MB at most."""
-PARTIALS_MAX = 32
-"""Partial results that a block keeps, each of a sixteenth of its rows at most."""
-PartialKey = tuple[object, ...]
 ASKED_MAX = 64
 """Sets of columns that a block remembers to have decoded."""
 
@@ -230,7 +227,6 @@ class Block:
         self._item_codes: dict[str, ItemCodes | None] = {}
         self._item_bins: dict[str, npt.NDArray[np.uint16]] = {}
         self._asked: set[tuple[str, ...]] = set()
-        self._partials: dict[PartialKey, Block | None] = {}
         self.frame_bytes = int(self.frame.estimated_size())
 
     def asked(self, columns: tuple[str, ...]) -> bool:
@@ -241,24 +237,6 @@ class Block:
         if len(self._asked) >= ASKED_MAX:
             self._asked = set()
         self._asked.add(columns)
-
-    def note_partial(self, key: PartialKey) -> bool:
-        """Whether the block has this partial, or was asked for it before."""
-        found = key in self._partials
-        if not found:
-            # A new dictionary: another thread may look into the old one.
-            self._partials = dict([*self._partials.items(), (key, None)][-PARTIALS_MAX:])
-        return found
-
-    def partial(self, key: PartialKey) -> Block | None:
-        return self._partials.get(key)
-
-    def keep_partial(self, key: PartialKey, rows: Block) -> None:
-        self._partials[key] = rows
-
-    def dtype(self, column: str) -> pl.DataType:
-        """Of a stored column; text where older rows lack it."""
-        return self.frame.schema.get(column, pl.String())
 
     def has(self, column: str) -> bool:
         return column in self.frame.columns
@@ -345,7 +323,3 @@ class Piece(NamedTuple):
     block: Block
     start_ms: int
     end_ms: int
-
-
-EVER = (-(2**62), 2**62)
-"""The stretch of a piece that is asked for all its rows."""

@@ -12,7 +12,6 @@ import numpy as np
 from rta.query.block import Piece
 from rta.query.conditions import compares, conditions
 from rta.query.model import QueryMetricType
-from rta.query.partials import is_whole, partial_key
 from rta.query.plan import Plan
 
 FIXED_US = 150
@@ -34,12 +33,7 @@ def estimate_us(plan: Plan, pieces: Sequence[Piece]) -> float:
         + sum(1 for condition in conditions(plan.query) for _ in compares(condition))
     )
     ns = 0
-    key = partial_key(plan)
-    for piece in pieces:
-        block, start_ms, end_ms = piece
-        if key is not None and is_whole(piece) and (partial := block.partial(key)) is not None:
-            ns += partial.frame.height * passes * ROW_NS
-            continue
+    for block, start_ms, end_ms in pieces:
         first_time, end_time = np.searchsorted(block.times, (start_ms, end_ms)).tolist()
         first, end = int(block.begins[first_time]), int(block.begins[end_time])
         if end == first:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rta.errors import InvariantError
-from rta.events.schemas import TIME, MetricType
+from rta.events.schemas import MetricType
 from rta.query.answer import TIME_TYPE, Answer
 from rta.query.block import Block, Codes, Dictionaries, Flags, ListColumn, Longs, NumberColumn
 from rta.query.block import Piece as Piece
@@ -24,7 +24,6 @@ from rta.query.conditions import compares
 from rta.query.model import And, Compare, QueryMetricType, Unit
 from rta.query.narrow import Chosen, is_set, set_sizes
 from rta.query.order import cut
-from rta.query.partials import with_partials
 from rta.query.plan import Plan, PlannedMetric
 from rta.query.selecting import codes_there, combined, renumbered, rows_still_taken, rows_taken
 from rta.query.time import bucket_starts
@@ -69,9 +68,7 @@ def run_rollup(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> An
     row that brings a sketch along.
     """
     assert plan.rollup is not None
-    plan, pieces = with_partials(plan, _shared(plan, blocks), _folded)
-    assert plan.rollup is not None
-    rows = Rows(_slices(pieces), plan.rollup.count.name)
+    rows = Rows(_slices(_shared(plan, blocks)), plan.rollup.count.name)
     selected = _select(plan, rows)
     keys, groups = _group(plan, rows, selected)
     bounds: dict[str, dict[str, float]] = {}
@@ -90,27 +87,6 @@ def run_rollup(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> An
         each.block.note_asked(plan.columns)
     frame, more = cut(pl.DataFrame(columns), plan)
     return Answer(frame, bounds, more)
-
-
-def _folded(plan: Plan, piece: Piece) -> Block:
-    """What the plan makes of one piece, as rollup rows: see `rta.query.partials`."""
-    assert plan.rollup is not None
-    rows = Rows(_slices([piece]), plan.rollup.count.name)
-    selected = _select(plan, rows)
-    keys, groups = _group(plan, rows, selected)
-    columns = [pl.Series(TIME, keys.starts).cast(TIME_TYPE)]
-    dictionaries = piece.block.dictionaries
-    for field, codes in zip(plan.group_by, keys.codes, strict=True):
-        dictionary = dictionaries.of(field.column, piece.block.dtype(field.column))
-        columns.append(dictionary.series(dictionary.size).gather(codes.astype(np.uint32)).alias(field.column))
-    for spec, kind in dict.fromkeys((planned.spec, planned.metric.type) for planned in plan.metrics):
-        assert spec is not None
-        if kind in (QueryMetricType.MIN, QueryMetricType.MAX):
-            columns.append(_extreme_of(spec.name, kind, rows, selected, groups).alias(spec.name))
-            continue
-        names = [spec.name] if spec.type is MetricType.COUNT else [spec.name, spec.n]
-        columns += [pl.Series(name, _sum(rows.numbers(name), selected, groups)) for name in names]
-    return Block(pl.DataFrame(list({column.name: column for column in columns}.values())), dictionaries)
 
 
 def _shared(plan: Plan, blocks: Sequence[Piece | Block | pl.DataFrame]) -> list[Piece]:

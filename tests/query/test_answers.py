@@ -10,12 +10,10 @@ from itertools import pairwise
 from typing import Any
 
 import polars as pl
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rta.events.schemas import Grain
-from rta.query import partials
 from rta.query.answer import rows_json
 from rta.query.block import Block, Dictionaries
 from rta.query.ends import ends_ms, fold_ends
@@ -48,13 +46,6 @@ METRICS: tuple[dict[str, Any], ...] = (
     {"type": "top", "field": "page", "k": 3},
 )
 CUTS: tuple[tuple[int, ...], ...] = ((), (20_000,), (1, 5_000, 39_000), (10_000, 10_001, 30_000))
-
-
-@pytest.fixture(autouse=True)
-def every_block_keeps_partials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few rows it has."""
-    monkeypatch.setattr(partials, "ROWS_MIN", 1)
-    monkeypatch.setattr(partials, "SHRINKS_BY", 0)
 
 
 def leaves() -> st.SearchStrategy[dict[str, Any]]:
