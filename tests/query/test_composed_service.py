@@ -145,7 +145,7 @@ def test_the_same_events_of_two_ranges_have_two_rates(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
-def test_a_part_that_was_answered_is_not_computed_again(tmp_path: Path) -> None:
+def test_a_part_that_was_answered_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(ask: Asker) -> None:
         rows = await ask.rows(QUESTION)
         computed: list[str] = []
@@ -155,7 +155,7 @@ def test_a_part_that_was_answered_is_not_computed_again(tmp_path: Path) -> None:
             computed.append(prepared.plan.table if not prepared.parts else "whole")
             return await compute(prepared, *rest)
 
-        ask.service._compute = counted  # type: ignore[method-assign]
+        monkeypatch.setattr(ask.service, "_compute", counted)
         assert await ask.rows({**QUESTION, "order_by": ["-n"], "limit": 10}) == sorted(rows, key=lambda r: -r["n"])
         assert computed == ["whole"]
 
@@ -174,5 +174,21 @@ def test_explain_of_what_only_a_rollup_can_answer(tmp_path: Path) -> None:
         found = await ask.service.explain(question)
         assert "events" not in found["tables"]
         assert len(found["parts"]) == 2
+
+    run(tmp_path, scenario)
+
+
+def test_tops_hold_times_as_texts_and_are_empty_lists_where_nothing_was(tmp_path: Path) -> None:
+    latest = {"name": "latest", "type": "max", "field": "time"}
+    top = {"type": "top", "name": "codes", "field": "metroCode", "k": 2, "by": latest}
+    hour = {"datasource": "wikipedia", "time_range": "2015-09-12T00:00:00Z/2015-09-12T01:00:00Z"}
+    question = {**hour, "compare": "previous", "group_by": ["channel"], "metrics": [top]}
+
+    async def scenario(ask: Asker) -> None:
+        rows = await ask.rows(question)
+        found = [entry["latest"] for row in rows for entry in row["codes"]]
+        assert found
+        assert all(text.startswith("2015-09-12T00:") and text.endswith("Z") for text in found)
+        assert [row["codes_previous"] for row in rows] == [[]] * len(rows)
 
     run(tmp_path, scenario)
