@@ -178,8 +178,14 @@ def _row(question: Composed, events: Sequence[Event]) -> dict[str, Any]:
 def _value(metric: Wanted, events: Sequence[Event]) -> Any:
     if metric.kind == "theta":
         sets = [{e[metric.field] for e in events if s is None or e["flags"][s]} - {None} for s in metric.sets]
-        combine = {"union": set.union, "intersect": set.intersection, "not": set.difference}[metric.op]
-        return len(combine(*sets))
+        first, *others = sets
+        match metric.op:
+            case "union":
+                return len(first.union(*others))
+            case "intersect":
+                return len(first.intersection(*others))
+            case _:
+                return len(first.difference(*others))
     if metric.kind == "top":
         return _best(metric, events)
     return _number_of(metric.kind, metric.field, events)
