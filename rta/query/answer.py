@@ -39,6 +39,9 @@ class Answer:
     spliced: dict[str, str] = field(default_factory=dict)
 
 
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%.3fZ"
+
+
 @lru_cache(maxsize=1024)
 def format_time(instant_ms: int) -> str:
     """ISO 8601 UTC with milliseconds; the end of the last year is written as its last instant."""
@@ -95,7 +98,12 @@ def read_stream(data: bytes) -> pl.DataFrame:
 
 
 def _with_texts(frame: pl.DataFrame) -> pl.DataFrame:
-    times = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
-    if not times:
-        return frame
-    return frame.with_columns(pl.col(times).dt.to_string("%Y-%m-%dT%H:%M:%S%.3fZ"))
+    written: list[pl.Expr] = []
+    for name, dtype in frame.schema.items():
+        if isinstance(dtype, pl.Datetime):
+            written.append(pl.col(name).dt.to_string(_TIME_FORMAT))
+        elif isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct):
+            times = [part.name for part in dtype.inner.fields if isinstance(part.dtype, pl.Datetime)]
+            texts = [pl.element().struct.field(part).dt.to_string(_TIME_FORMAT) for part in times]
+            written += [pl.col(name).list.eval(pl.element().struct.with_fields(texts))] if texts else []
+    return frame.with_columns(written) if written else frame

@@ -111,6 +111,7 @@ def side_by_side(
     both = both.with_columns(
         *(pl.when(past).then(pl.col(n).fill_null(0)).otherwise(pl.col(n)).alias(n) for n in shown),
         *(pl.col(f"{n}{PREVIOUS}").fill_null(0) for n in shown),
+        *(pl.col(c).fill_null([]) for n in sorted(lists_of(query)) for c in (n, f"{n}{PREVIOUS}")),
     )
     return both.with_columns(_change(name).alias(f"{name}{CHANGE}") for name in names if name not in lists_of(query))
 

@@ -19,10 +19,13 @@ from rta.serve.scan_task import Finished, finish
 
 
 def whole_of(query: Query, parts: tuple[tuple[Part, Prepared], ...]) -> Prepared:
-    """The question as a whole: its key says all that its parts' keys say."""
+    """The question as a whole: its key says all that its parts' keys say, and which ranges were asked for. Rates and steps
+    without events follow from these, where a condition on the time has left less of them to read."""
     first = parts[0][1]
-    planned = replace(first.plan, query=query)
+    forgotten = dict.fromkeys(times for _, found in parts for times in found.plan.forgotten)
+    planned = replace(first.plan, query=query, forgotten=tuple(sorted(forgotten)))
     digest = hashlib.blake2b(planned.key, digest_size=32)
+    digest.update(repr([part.range_ms for part, _ in parts]).encode())
     for _, found in parts:
         digest.update(found.key)
     return replace(

@@ -279,7 +279,10 @@ class QueryService:
         ):
             return
         self._again[key] = found
-        if len(self._again) > AGAIN_MAX:
+        self._again.move_to_end(key)
+        # What is too old to be given again would keep the rows of its view in memory.
+        now = time.perf_counter()
+        while len(self._again) > AGAIN_MAX or (self._again and next(iter(self._again.values())).until < now):
             self._again.popitem(last=False)
 
     async def explain(self, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,7 +297,9 @@ class QueryService:
                 prepared = await self._prepare(query, None, limit_s)
         except TimeoutError as error:
             raise _late(limit_s) from error
-        return explain(prepared.plan) | {
+        # Rules run again for it, and they know nothing of what several plans make together.
+        plan = prepared.parts[0][1].plan if prepared.parts else prepared.plan
+        return explain(plan) | {
             **parts_explained(prepared),
             **explained(prepared.reads),
             "hot": prepared.has_hot,
@@ -422,6 +427,9 @@ class QueryService:
 
     async def _found(self, part: Prepared, limit_s: float) -> Found:
         key = part.key + b"arrow"
+        known = self.answers.known(key)
+        if known is not None:
+            return known, True
         compute = self.adviser.noting(part, partial(self._compute, part, True, limit_s))
         return await self._flights.once(key, partial(self.answers.find_or, key, part.shared, compute))
 

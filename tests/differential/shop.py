@@ -67,6 +67,8 @@ METRICS = (
     MetricSpec("price_max", MetricType.MAX, "price"),
     MetricSpec("price_q", MetricType.QUANTILE, "price"),
     MetricSpec("users", MetricType.UNIQUE, "user"),
+    MetricSpec("user_set", MetricType.THETA, "user"),
+    MetricSpec("user_top", MetricType.TOP, "user"),
 )
 DATASOURCE = Datasource(
     name="shop",

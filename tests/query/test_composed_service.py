@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from msgspec.structs import replace
 
 from rta.errors import FileGoneError, InvalidQueryError
 from rta.query.answer import read_stream
@@ -127,5 +128,67 @@ def test_a_part_whose_file_is_gone_ends_the_whole_question(tmp_path: Path) -> No
         assert ask.world.renewed > 0
         with pytest.raises(InvalidQueryError, match="called 'n_change'"):
             await ask({**QUESTION, "metrics": [*QUESTION["metrics"], {"name": "n_change", "type": "count"}]})
+
+    run(tmp_path, scenario)
+
+
+def test_the_same_events_of_two_ranges_have_two_rates(tmp_path: Path) -> None:
+    noon = [{"field": "time", "op": op, "value": f"2015-09-12T{at}:00:00Z"} for op, at in (("gte", 12), ("lt", 13))]
+    rate = {"type": "rate", "name": "per_hour", "of": {"type": "count"}, "per": "hour"}
+    question = {"datasource": "wikipedia", "where": {"and": noon}, "metrics": [rate]}
+
+    async def scenario(ask: Asker) -> None:
+        hour = await ask.rows({**question, "time_range": "2015-09-12T12:00:00Z/2015-09-12T13:00:00Z"})
+        day = await ask.rows({**question, "time_range": "2015-09-12T00:00:00Z/2015-09-13T00:00:00Z"})
+        assert day[0]["per_hour"] == pytest.approx(hour[0]["per_hour"] / 24)
+
+    run(tmp_path, scenario)
+
+
+def test_a_part_that_was_answered_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(ask: Asker) -> None:
+        rows = await ask.rows(QUESTION)
+        computed: list[str] = []
+        compute = ask.service._compute
+
+        async def counted(prepared: Any, *rest: Any) -> Any:
+            computed.append(prepared.plan.table if not prepared.parts else "whole")
+            return await compute(prepared, *rest)
+
+        monkeypatch.setattr(ask.service, "_compute", counted)
+        assert await ask.rows({**QUESTION, "order_by": ["-n"], "limit": 10}) == sorted(rows, key=lambda r: -r["n"])
+        assert computed == ["whole"]
+
+    run(tmp_path, scenario)
+
+
+def test_explain_of_what_only_a_rollup_can_answer(tmp_path: Path) -> None:
+    top = {"type": "top", "name": "channels", "field": "channel", "by": {"type": "sum", "field": "added"}}
+    question = {"datasource": "wikipedia", "metrics": [{"type": "count"}, top]}
+
+    async def scenario(ask: Asker) -> None:
+        source = ask.world.view.datasource
+        rolled = replace(source, retention=replace(source.retention, events_ms=None))
+        ask.world.view = dataclasses.replace(ask.world.view, datasource=rolled)
+        assert (await ask.rows(question))[0]["count"] > 0
+        found = await ask.service.explain(question)
+        assert "events" not in found["tables"]
+        assert len(found["parts"]) == 2
+
+    run(tmp_path, scenario)
+
+
+def test_tops_hold_times_as_texts_and_are_empty_lists_where_nothing_was(tmp_path: Path) -> None:
+    latest = {"name": "latest", "type": "max", "field": "time"}
+    top = {"type": "top", "name": "codes", "field": "metroCode", "k": 2, "by": latest}
+    hour = {"datasource": "wikipedia", "time_range": "2015-09-12T00:00:00Z/2015-09-12T01:00:00Z"}
+    question = {**hour, "compare": "previous", "group_by": ["channel"], "metrics": [top]}
+
+    async def scenario(ask: Asker) -> None:
+        rows = await ask.rows(question)
+        found = [entry["latest"] for row in rows for entry in row["codes"]]
+        assert found
+        assert all(text.startswith("2015-09-12T00:") and text.endswith("Z") for text in found)
+        assert [row["codes_previous"] for row in rows] == [[]] * len(rows)
 
     run(tmp_path, scenario)
