@@ -45,7 +45,7 @@ def draw_composed(rng: random.Random, shop: Shop) -> Composed:
     if previous:
         base = replace(base, step="all", zone="UTC")
     if rng.random() < 0.3:
-        # What adds up, over what every rollup has: partial results answer it the next time.
+        # What adds up, over what every rollup has.
         base = replace(base, group_by=(), where=rng.choice((None, Check("country", "eq", ("US",)))))
         kinds = rng.sample((("count", ""), ("sum", "n"), ("avg", "price"), ("min", "price"), ("max", "price")), 2)
         plain = tuple(Wanted(f"m{i}", kind, field) for i, (kind, field) in enumerate(kinds))

@@ -1,5 +1,5 @@
 """Composed questions against plain Python on the same events, while the view moves: each is asked three times of every view, so
-that caches, partial results and decoded rows answer too."""
+that caches and decoded rows answer too."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from rta.query import partials
-from rta.query.block import Block
 from rta.query.periods import parse_instant_ms
 from tests.differential.composed import answer, document, draw_composed
 from tests.differential.desk import Desk, desk
@@ -93,22 +91,9 @@ async def ask_all(world: World, shop: Shop, rng: random.Random) -> dict[str, int
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_composed_questions_are_answered_as_by_plain_python(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partials, "ROWS_MIN", 64)
-    monkeypatch.setattr(partials, "SHRINKS_BY", 2)
-    kept: list[int] = []
-    keep = Block.keep_partial
-
-    def keeping(block: Block, key: tuple[object, ...], rows: Block) -> None:
-        kept.append(rows.frame.height)
-        keep(block, key, rows)
-
-    monkeypatch.setattr(Block, "keep_partial", keeping)
+def test_composed_questions_are_answered_as_by_plain_python(tmp_path: Path, seed: int) -> None:
     shop = make_shop(seed)
     world = build(tmp_path, shop, SHARES[1:-1])
     world.view.hot = shop.rows
     used = asyncio.run(ask_all(world, shop, random.Random(seed)))
     assert min(used.get(name, 0) for name in ("rollup_by_country_minute", "rollup_hourly_hour", "events", "hot")) > 3
-    assert len(kept) > 3
