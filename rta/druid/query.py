@@ -122,6 +122,8 @@ def parse_query(value: Any, depth: int = 0) -> NativeQuery:
         context=parse_context(doc.get("context")),
         extra=doc,
     )
+    if kind == "scan" and doc.get("columns"):
+        reading.texts(doc, "columns", "the query")
     _check_names(query)
     return query
 
@@ -226,7 +228,7 @@ def _limit(doc: reading.Document, kind: str) -> LimitSpec:
 
 def _subtotals(doc: reading.Document) -> tuple[tuple[str, ...], ...] | None:
     listed = doc.get("subtotalsSpec")
-    if listed is None:
+    if not listed:
         return None
     return tuple(reading.texts({"subtotal": part}, "subtotal", "'subtotalsSpec'") for part in listed)
 
