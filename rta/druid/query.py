@@ -69,6 +69,7 @@ class Context:
     sort_by_dims_first: bool = False
     timeout_ms: int = 0
     query_id: str | None = None
+    times_as_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +249,7 @@ def parse_context(value: Any) -> Context:
         reading.flag(doc, "sortByDimsFirst", what),
         timeout,
         None if query_id is None else str(query_id),
+        reading.flag(doc, "serializeDateTimeAsLong", what),
     )
 
 

@@ -268,6 +268,18 @@ def test_a_query_brings_its_own_rows_and_tables_are_joined_end_to_end() -> None:
         inline_table(["v"], ["long"], [["x"]])
 
 
+@pytest.mark.parametrize("kind", ["timeseries", "topN", "groupBy"])
+def test_times_are_milliseconds_where_the_context_asks_for_them(kind: str) -> None:
+    query: dict[str, Any] = {
+        "queryType": kind,
+        "granularity": "day",
+        "aggregations": [COUNT],
+        **({"dimension": "page", "metric": "rows", "threshold": 1} if kind == "topN" else {}),
+        "context": {"serializeDateTimeAsLong": "true"},
+    }
+    assert [row["timestamp"] for row in ask(TABLE, **query)] == [1377907200000, 1377993600000]
+
+
 def test_no_subtotals_are_none() -> None:
     assert groups(dimensions=["page"], subtotalsSpec=[]) == groups(dimensions=["page"])
 
