@@ -139,7 +139,7 @@ def _source(doc: reading.Document, what: str) -> tuple[tuple[DimensionSpec, ...]
 def _filtered(doc: reading.Document) -> Aggregator:
     inner = parse_aggregator(doc.get("aggregator"))
     condition = parse_filter(doc.get("filter"))
-    name = inner.name or reading.text_or(doc, "name", "", "the aggregator 'filtered'")
+    name = reading.text_or(doc, "name", "", "the aggregator 'filtered'") or inner.name
     both = And((condition, inner.filter)) if condition is not None and inner.filter is not None else condition
     return replace(inner, name=name, filter=both or inner.filter)
 

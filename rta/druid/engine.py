@@ -9,6 +9,7 @@ import polars as pl
 
 from rta.druid.aggregators import Aggregator, Measure, empty_value, finalized, measure, per_row
 from rta.druid.filters import matches
+from rta.druid.granularity import bucket_stamps
 from rta.druid.periods import ETERNITY, Interval
 from rta.druid.postaggregators import PostAggregator, Results, compute
 from rta.druid.query import NativeQuery
@@ -135,6 +136,11 @@ def clipped_to(intervals: Sequence[Interval], bounds: Interval) -> list[Interval
 
 def has_rows(frame: pl.LazyFrame) -> bool:
     return frame.select(TIME).head(1).collect().height > 0
+
+
+def shown_buckets(query: NativeQuery, starts: pl.Expr) -> pl.Expr:
+    """The starts of buckets as the answer has them: texts, or milliseconds where the context asks for them."""
+    return starts if query.context.times_as_long else bucket_stamps(starts, query.granularity)
 
 
 def bucket_key(expr: pl.Expr) -> tuple[str, Column]:

@@ -90,6 +90,9 @@ def parse_extraction(value: Any) -> Extraction | None:
 def _time_format(doc: reading.Document) -> Extraction:
     what = "the extractionFn 'timeFormat'"
     granularity = doc.get("granularity")
+    locale = reading.text_or(doc, "locale", "en", what)
+    if not locale.lower().startswith("en"):
+        raise unsupported("the locale", locale, "en")
     return Extraction(
         "timeFormat",
         None if doc.get("format") is None else reading.text(doc, "format", what),

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from rta.druid.dimensions import dimension_column
-from rta.druid.engine import BUCKET, aggregate_name, aggregated, bucket_key, completed, finder, rows_of
-from rta.druid.granularity import bucket_stamps, bucket_starts
+from rta.druid.engine import BUCKET, aggregate_name, aggregated, bucket_key, completed, finder, rows_of, shown_buckets
+from rta.druid.granularity import bucket_starts
 from rta.druid.having import keeps
 from rta.druid.ordering import Ordering, sort_keys
 from rta.druid.problems import InvalidInputError
@@ -37,9 +37,7 @@ def groupby(query: NativeQuery, table: Table) -> bytes:
 
 
 def groups_json(query: NativeQuery, groups: Groups) -> bytes:
-    stamps = groups.frame.select(
-        pl.lit("v1").alias("version"), bucket_stamps(pl.col(BUCKET), query.granularity).alias("timestamp")
-    )
+    stamps = groups.frame.select(pl.lit("v1").alias("version"), shown_buckets(query, pl.col(BUCKET)).alias("timestamp"))
     return nested_json(stamps, "event", shown(groups.frame, list(groups.shown.items())))
 
 

@@ -69,6 +69,7 @@ class Context:
     sort_by_dims_first: bool = False
     timeout_ms: int = 0
     query_id: str | None = None
+    times_as_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,8 @@ def parse_query(value: Any, depth: int = 0) -> NativeQuery:
         context=parse_context(doc.get("context")),
         extra=doc,
     )
+    if kind == "scan" and doc.get("columns"):
+        reading.texts(doc, "columns", "the query")
     _check_names(query)
     return query
 
@@ -226,7 +229,7 @@ def _limit(doc: reading.Document, kind: str) -> LimitSpec:
 
 def _subtotals(doc: reading.Document) -> tuple[tuple[str, ...], ...] | None:
     listed = doc.get("subtotalsSpec")
-    if listed is None:
+    if not listed:
         return None
     return tuple(reading.texts({"subtotal": part}, "subtotal", "'subtotalsSpec'") for part in listed)
 
@@ -246,6 +249,7 @@ def parse_context(value: Any) -> Context:
         reading.flag(doc, "sortByDimsFirst", what),
         timeout,
         None if query_id is None else str(query_id),
+        reading.flag(doc, "serializeDateTimeAsLong", what),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rta.druid import reading
 from rta.druid.aggregators import columns_read
 from rta.druid.filters import columns_of
 from rta.druid.query import DataSource, Inline, Inner, NativeQuery, Tables, Unions
@@ -14,6 +15,12 @@ from rta.events.schemas import TIME
 def names_read(query: NativeQuery) -> frozenset[str] | None:
     """The names that a query's tables are asked for; None for all that there are."""
     found = _of_source(query.source, query)
+    return None if None in found else frozenset(name for name in found if name is not None)
+
+
+def names_asked(query: NativeQuery) -> frozenset[str] | None:
+    """The names that a query itself looks for in its data source, whatever that is; None for all that there are."""
+    found = set(_own(query))
     return None if None in found else frozenset(name for name in found if name is not None)
 
 
@@ -44,8 +51,8 @@ def _own(query: NativeQuery) -> Iterator[str | None]:
         yield from columns_read(aggregator)
     for virtual in query.virtual:
         yield from virtual.reads
-    if query.type == "scan":
-        yield from query.extra.get("columns") or ()
+    if query.type == "scan" and query.extra.get("columns"):
+        yield from reading.texts(query.extra, "columns", "the query")
 
 
 def stored_columns(table: Table, names: frozenset[str] | None) -> list[str]:

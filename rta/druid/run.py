@@ -11,6 +11,7 @@ from rta.druid.groupby import groupby, inner_table
 from rta.druid.metadata import data_source_metadata, segment_metadata, time_boundary
 from rta.druid.problems import unsupported
 from rta.druid.query import DataSource, Inline, Inner, NativeQuery, Tables, Unions
+from rta.druid.reads import names_asked
 from rta.druid.scanning import scan, search
 from rta.druid.table import TIME_COLUMN, Table, inline_table, union_table
 from rta.druid.timeseries import timeseries
@@ -27,7 +28,7 @@ def run(query: NativeQuery, tables: Mapping[str, Table]) -> bytes:
     Raises:
         InvalidInputError, UnsupportedError: parts of the query do not fit the tables.
     """
-    table = source_table(query.source, tables)
+    table = source_table(query.source, tables, names_asked(query))
     match query.type:
         case "timeseries":
             return timeseries(query, table)
@@ -47,18 +48,18 @@ def run(query: NativeQuery, tables: Mapping[str, Table]) -> bytes:
             return data_source_metadata(table)
 
 
-def source_table(source: DataSource, tables: Mapping[str, Table]) -> Table:
+def source_table(source: DataSource, tables: Mapping[str, Table], wanted: frozenset[str] | None) -> Table:
     match source:
         case Tables(names):
-            return union_table([tables.get(name, NOTHING) for name in names])
+            return union_table([tables.get(name, NOTHING) for name in names], wanted)
         case Inline(names, types, rows):
             return inline_table(names, types, rows)
         case Unions(parts):
-            return union_table([source_table(part, tables) for part in parts])
+            return union_table([source_table(part, tables, wanted) for part in parts], wanted)
         case Inner(query):
             if query.type != "groupBy":
                 raise unsupported("the inner query", query.type, "groupBy")
-            return inner_table(query, source_table(query.source, tables))
+            return inner_table(query, source_table(query.source, tables, names_asked(query)))
         case _:
             assert_never(source)
 

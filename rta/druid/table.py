@@ -171,17 +171,35 @@ def _metric(metric: MetricSpec, types: Mapping[str, ColumnType]) -> Column | Non
             return None
 
 
-def union_table(tables: Sequence[Table]) -> Table:
-    """The rows of several tables; a column that one of them lacks is null there."""
+def union_table(tables: Sequence[Table], wanted: frozenset[str] | None) -> Table:
+    """The rows of several tables; a column that one of them lacks is null there.
+
+    Args:
+        wanted: The names that will be asked for: the frames need not hold more. None for all columns.
+    """
     if len(tables) == 1:
         return tables[0]
     names = dict.fromkeys(name for table in tables for name in table.columns)
-    columns = {n: next(t.columns[n] for t in tables if n in t.columns) for n in names}
+    if wanted is not None:
+        names = {TIME: None} | {n: None for n in names if n in wanted} | dict.fromkeys(sorted(wanted))
+    columns: dict[str, Column] = {}
+    for name in names:
+        found = next((c for c in (t.column(name) for t in tables) if not c.missing), None)
+        if found is not None:
+            columns[name] = found
     frames = [_aligned(table, columns) for table in tables]
-    shown = {n: Column(pl.col(n), c.type, c.multi) for n, c in columns.items()}
+    shown = {
+        n: Column(pl.col(n), c.type, c.multi, items=None if c.items is None else pl.col(_items(n)))
+        for n, c in columns.items()
+    }
     known = [t.bounds for t in tables]
     bounds = (min(b[0] for b in known if b), max(b[1] for b in known if b)) if all(known) else None
-    return Table(pl.concat(frames, how="vertical_relaxed"), shown, bounds=bounds)
+    return Table(pl.concat(frames, how="diagonal_relaxed"), shown, bounds=bounds)
+
+
+def _items(name: str) -> str:
+    """The column with the plain items of a sketch column."""
+    return f"\0items {name}"
 
 
 def _aligned(table: Table, columns: Mapping[str, Column]) -> pl.LazyFrame:
@@ -190,12 +208,14 @@ def _aligned(table: Table, columns: Mapping[str, Column]) -> pl.LazyFrame:
     frame = table.during([(TIME_MS_MIN, TIME_MS_MAX)])
     chosen = []
     for name, wanted in columns.items():
-        found = table.columns.get(name)
-        if found is None:
+        found = table.column(name)
+        if found.missing:
             dtype = pl.List(pl.String) if wanted.multi else POLARS[wanted.type]
             chosen.append(pl.lit(None, dtype).alias(name))
         elif found.type is wanted.type and found.multi == wanted.multi:
             chosen.append(found.expr.alias(name))
+            if found.items is not None:
+                chosen.append(found.items.alias(_items(name)))
         else:
             chosen.append(cast(found, wanted.type).expr.alias(name))
     return frame.select(chosen)

@@ -16,8 +16,9 @@ from rta.druid.engine import (
     filled,
     has_rows,
     rows_of,
+    shown_buckets,
 )
-from rta.druid.granularity import Granularity, bucket_stamps, bucket_starts, buckets
+from rta.druid.granularity import Granularity, bucket_starts, buckets
 from rta.druid.periods import Interval
 from rta.druid.query import NativeQuery
 from rta.druid.table import TIME_COLUMN, Table
@@ -85,5 +86,5 @@ def _with_empty(found: pl.DataFrame, parts: Sequence[Interval], granularity: Gra
 
 def _answer(query: NativeQuery, frame: pl.DataFrame) -> bytes:
     frame, _, columns = completed(frame, query.aggregators, query.postaggregators, query.context.finalize)
-    stamps = frame.select(bucket_stamps(pl.col(BUCKET), query.granularity).alias("timestamp"))
+    stamps = frame.select(shown_buckets(query, pl.col(BUCKET)).alias("timestamp"))
     return nested_json(stamps, "result", shown(frame, list(columns.items())))

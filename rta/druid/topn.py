@@ -11,8 +11,8 @@ import orjson
 import polars as pl
 
 from rta.druid.dimensions import dimension_column, dropped
-from rta.druid.engine import BUCKET, aggregated, bucket_key, clipped, completed, has_rows, rows_of
-from rta.druid.granularity import bucket_stamps, bucket_starts, buckets
+from rta.druid.engine import BUCKET, aggregated, bucket_key, clipped, completed, has_rows, rows_of, shown_buckets
+from rta.druid.granularity import bucket_starts, buckets
 from rta.druid.limits import TopNMetric
 from rta.druid.ordering import Ordering, alphanumeric_key, below, sort_keys
 from rta.druid.periods import Interval
@@ -73,7 +73,7 @@ def _answer(query: NativeQuery, frame: pl.DataFrame, value: Column, starts: list
 def _written(query: NativeQuery, frame: pl.DataFrame, outputs: list[tuple[str, Column]], starts: list[int]) -> bytes:
     parts = frame.partition_by(BUCKET, as_dict=True, maintain_order=True)
     order = sorted(starts, reverse=query.descending)
-    texts = pl.DataFrame({"t": order}, schema={"t": pl.Int64}).select(bucket_stamps(pl.col("t"), query.granularity))
+    texts = pl.DataFrame({"t": order}, schema={"t": pl.Int64}).select(shown_buckets(query, pl.col("t")))
     out = []
     for start, text in zip(order, texts.to_series(), strict=True):
         part = parts.get((start,))

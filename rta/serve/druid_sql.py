@@ -126,7 +126,7 @@ class DruidSqlService:
         read = await _beside(text, _parsed, text)
         context = read_context({**request.given, **read.settings})
         translation = await self._translation(text, read, context)
-        form = f".{hashlib.blake2b(repr((request.form, context.zone)).encode(), digest_size=4).hexdigest()}"
+        form = f".{hashlib.blake2b(repr((request.form, context.zone, context.outer_limit)).encode(), digest_size=4).hexdigest()}"
         options = SqlOptions(
             after=after,
             if_none_match=None if if_none_match is None else if_none_match.replace(form, ""),
@@ -134,11 +134,11 @@ class DruidSqlService:
             otherwise=translation.sql if translation.estimate else None,
         )
         found = await self._sql.rows(translation.estimate or translation.sql, translation.parameters, options)
-        if found.more:
+        if found.more and (context.outer_limit is None or context.outer_limit > self._limits.query_rows):
             raise TooLargeError(
                 f"the answer has more than {self._limits.query_rows:,} rows", "add LIMIT, or raise 'limits.query_rows'"
             )
-        write = partial(_written, found, translation, request.form, context.zone)
+        write = partial(_written, found, translation, request.form, context)
         body = b"" if found.unchanged else await asyncio.get_running_loop().run_in_executor(None, write)
         # The same rows in another form are another answer.
         etag = f'{found.etag[:-1]}{form}"'
@@ -155,7 +155,7 @@ class DruidSqlService:
             self._catalog = tables, catalog(druid_tables(datasources), {})
         if read.asks_the_time:
             return await _beside(text, translate, read, self._catalog[1], context, now_ms)
-        key = (text, tables, replace(context, query_id=None, timeout_ms=None))
+        key = (text, tables, replace(context, query_id=None, timeout_ms=None, outer_limit=None))
         found = self._translations.pop(key, None)
         if found is None:
             found = await _beside(text, translate, read, self._catalog[1], context, now_ms)
@@ -243,9 +243,9 @@ def _parsed(text: str) -> Statement:
     return parse_statement(text)
 
 
-def _written(found: SqlRows, translation: Translation, form: Form, zone: str) -> bytes:
-    rows = pa.ipc.open_stream(found.stream).read_all()
-    return render(rows, translation.columns, Form(form.format, form.header, form.types, form.sql_types, zone))
+def _written(found: SqlRows, translation: Translation, form: Form, context: Context) -> bytes:
+    rows = pa.ipc.open_stream(found.stream).read_all().slice(0, context.outer_limit)
+    return render(rows, translation.columns, Form(form.format, form.header, form.types, form.sql_types, context.zone))
 
 
 def _segments(view: View) -> list[dict[str, Any]]:

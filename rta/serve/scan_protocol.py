@@ -92,4 +92,6 @@ def named_failures(store: ObjectStore, reads: Sequence[Reads], doing: str, work:
                 raise type(broken)(broken.message, broken.hint) from error
         if _OF_MEMORY.search(str(error)):
             raise OutOfMemoryError("the query needs more memory than it may have", NARROWER) from error
-        raise UnavailableError(f"{doing}: {error}") from error
+        # The lines behind the first are the plan, with the paths of files.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UnavailableError(f"{doing}: {reason}") from error

@@ -7,6 +7,7 @@ Everything is refused that is not known to be harmless, also what a newer engine
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ _TABLES = frozenset(
 _MODIFIERS = frozenset(("ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER"))
 _ORDERS = frozenset(("ORDER_DEFAULT", "ASCENDING", "DESCENDING"))
 _KNOWN = _NODES | _TABLES | _MODIFIERS | _ORDERS
+_LIKE_A_FILE = re.compile(r"[./\\\\:*?\[]")
 _SHOWN = frozenset(("DESCRIBE", "SUMMARY"))
 
 
@@ -47,7 +49,8 @@ def check(connection: duckdb.DuckDBPyConnection, text: str, tables: frozenset[tu
         common |= {str(entry["key"]).lower() for entry in (node.get("cte_map") or {}).get("map", [])}
         if node.get("type") == "RECURSIVE_CTE_NODE":
             common.add(str(node.get("cte_name")).lower())
-    hidden = common & _system_names(connection)
+    # In a WITH that refers to itself without being recursive, the engine looks for a file of that name.
+    hidden = common & _system_names(connection) | {name for name in common if _LIKE_A_FILE.search(name)}
     if hidden:
         raise InvalidQueryError(f"'{min(hidden)}' can't be the name of a WITH", "give it another name")
     for node in nodes:

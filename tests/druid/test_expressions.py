@@ -103,6 +103,7 @@ CASES: list[tuple[str, Type, list[Any]]] = [
     ("isdistinctfrom(a, missing)", L, [1, 1, 0]),
     ("timestamp_floor(t, 'PT1H')", L, [1_442_016_000_000, 1_442_098_800_000, None]),
     ("timestamp_floor(t, 'P1D', null, 'America/New_York')", L, [1_441_944_000_000, 1_442_030_400_000, None]),
+    ("timestamp_floor(t, 'P1D', '', 'America/New_York')", L, [1_441_944_000_000, 1_442_030_400_000, None]),
     ("timestamp_ceil(t, 'P1D')", L, [1_442_016_000_000, 1_442_102_400_000, None]),
     ("timestamp_shift(t, 'P1M', -1)", L, [1_439_337_600_000, 1_439_423_999_999, None]),
     ("timestamp_extract(t, 'DOW')", L, [6, 6, None]),

@@ -91,6 +91,7 @@ def test_a_function_of_values(function: dict[str, Any], dimension: str, expected
         ({"type": "registeredLookup", "lookup": "x"}, UnsupportedError, "registeredLookup"),
         ({"type": "lookup", "lookup": {"type": "namespace"}}, UnsupportedError, "namespace"),
         ({"type": "timeFormat", "format": "G"}, UnsupportedError, "G"),
+        ({"type": "timeFormat", "format": "EEEE", "locale": "fr"}, UnsupportedError, "fr"),
         ({"type": "stringFormat", "format": "%d"}, UnsupportedError, "%d"),
         ({"type": "substring", "index": -1}, InvalidInputError, "-1"),
         ({"type": "regex", "expr": "("}, InvalidInputError, "regular expression"),

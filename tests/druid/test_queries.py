@@ -268,6 +268,34 @@ def test_a_query_brings_its_own_rows_and_tables_are_joined_end_to_end() -> None:
         inline_table(["v"], ["long"], [["x"]])
 
 
+@pytest.mark.parametrize("kind", ["timeseries", "topN", "groupBy"])
+def test_times_are_milliseconds_where_the_context_asks_for_them(kind: str) -> None:
+    query: dict[str, Any] = {
+        "queryType": kind,
+        "granularity": "day",
+        "aggregations": [COUNT],
+        **({"dimension": "page", "metric": "rows", "threshold": 1} if kind == "topN" else {}),
+        "context": {"serializeDateTimeAsLong": "true"},
+    }
+    assert [row["timestamp"] for row in ask(TABLE, **query)] == [1377907200000, 1377993600000]
+
+
+def test_no_subtotals_are_none() -> None:
+    assert groups(dimensions=["page"], subtotalsSpec=[]) == groups(dimensions=["page"])
+
+
+def test_one_column_is_scanned_without_a_list() -> None:
+    (part,) = ask(TABLE, queryType="scan", columns="page", limit=1)
+    assert part["columns"] == ["page"]
+    with pytest.raises(InvalidInputError, match="columns"):
+        ask(TABLE, queryType="scan", columns=[1])
+
+
+def test_the_outer_name_of_a_filtered_aggregator_counts() -> None:
+    only = {"type": "filtered", "name": "outer", "filter": {"type": "true"}, "aggregator": COUNT}
+    assert list(groups(dimensions=[], aggregations=[only])[0]) == ["outer"]
+
+
 def test_scanned_rows_hold_their_values_and_say_their_types() -> None:
     (part,) = ask(TABLE, queryType="scan", columns=[TIME, "page", "tags", "none", "added"], limit=2, offset=3)
     assert part["events"] == [

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from rta.errors import OutOfMemoryError
+from rta.errors import OutOfMemoryError, UnavailableError
+from rta.serve.scan_protocol import named_failures
 from tests.query.world import build_world
 from tests.serve.druid_world import Druid, druid_over
 
@@ -278,3 +279,41 @@ async def test_what_a_rollup_answers_equals_the_answer_from_rows(
     monkeypatch.setattr("rta.serve.druid_service.translate", lambda *_: None)
     assert await druid.ask(asked | {"context": {"asked": "again"}}) == by_rollup
     assert by_rollup
+
+
+EDITS = [
+    {"type": "longSum", "name": "n", "fieldName": "n"},
+    {"type": "HLLSketchMerge", "name": "users", "fieldName": "users", "round": True},
+    {"type": "quantilesDoublesSketch", "name": "delta", "fieldName": "delta"},
+]
+
+
+async def test_a_union_reads_only_what_is_asked_for(druid: Druid) -> None:
+    union = {"type": "union", "dataSources": ["wikipedia", "wikipedia", "nowhere"]}
+    (row,) = await druid.ask(TOTAL | {"dataSource": union})
+    assert row["result"] == {"rows": 2 * 39_244}
+    (top,) = await druid.ask(
+        TOTAL | {"dataSource": union, "queryType": "topN", "dimension": "isRobot", "metric": "rows", "threshold": 1}
+    )
+    assert top["result"] == [{"isRobot": "false", "rows": 2 * 23_824}]
+
+
+async def test_a_union_of_rollups_keeps_what_their_sketches_hold(druid: Druid) -> None:
+    query = TOTAL | {
+        "aggregations": EDITS,
+        "filter": {"type": "selector", "dimension": "channel", "value": "#pl.wikipedia"},
+    }
+    (once,) = await druid.ask(query | {"dataSource": "wikipedia.edits"})
+    twice = {"type": "union", "dataSources": ["wikipedia.edits", "wikipedia.edits"]}
+    (both,) = await druid.ask(query | {"dataSource": twice})
+    assert once["result"] == {"n": 565, "users": both["result"]["users"], "delta": 565}
+    assert (both["result"]["n"], both["result"]["delta"]) == (1130, 1130)
+
+
+def test_a_failure_names_no_file(druid: Druid) -> None:
+    def work() -> bytes:
+        raise RuntimeError("no column 'x'\nParquet SCAN [/data/part.parquet]")
+
+    with pytest.raises(UnavailableError) as failed:
+        named_failures(druid.world.store, [], "answering a native query", work)
+    assert failed.value.message == "answering a native query: no column 'x'"

@@ -150,6 +150,13 @@ async def test_settings_before_the_query_go_into_its_context(client: httpx.Async
     assert (await ask(client, query)).json() == [{"t": "2015-09-12T00:00:00.000-07:00"}]
 
 
+async def test_the_outer_limit_is_kept(client: httpx.AsyncClient) -> None:
+    query = "SELECT channel FROM wikipedia GROUP BY channel ORDER BY COUNT(*) DESC"
+    every = (await ask(client, query)).json()
+    assert (await ask(client, query, context={"sqlOuterLimit": "2"})).json() == every[:2]
+    assert len((await ask(client, "SELECT page FROM wikipedia", context={"sqlOuterLimit": 3})).json()) == 3
+
+
 async def test_values_of_the_context_may_be_texts(client: httpx.AsyncClient) -> None:
     query = "SELECT ARRAY[1, 2] AS a"
     assert (await ask(client, query)).json() == [{"a": "[1,2]"}]

@@ -260,6 +260,8 @@ def test_parameters_have_types(tmp_path: Path, world: World) -> None:
     async def scenario(ask: Asker) -> None:
         (row,) = await ask.rows("SELECT ? AS a, ? AS b, ? AS c, ? AS d", "x", 7, 1.5, True)
         assert row == {"a": "x", "b": 7, "c": 1.5, "d": True}
+        (row,) = await ask.rows("SELECT ?::VARCHAR AS a, '?::' AS b, ?::BIGINT AS c", 1, "3")
+        assert row == {"a": "1", "b": "?::", "c": 3}
         assert await ask.rows("SELECT $2 - $1 AS a, '?' AS b", 1, 5) == [{"a": 4, "b": "?"}]
         (row,) = await ask.rows("SELECT " + ", ".join(f"typeof(${k + 1}) AS t{k}" for k in range(8)), *typed_values)
         assert list(row.values())[:6] == [

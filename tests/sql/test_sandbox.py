@@ -147,6 +147,8 @@ HOSTILE = [
     "SELECT * FROM system.main.duckdb_views",
     "SELECT * FROM temp.main.sqlite_master",
     "WITH sqlite_master AS (SELECT 1) SELECT * FROM sqlite_master",
+    'WITH RECURSIVE "a.parquet" AS (SELECT * FROM "a.parquet") SELECT * FROM "a.parquet"',
+    'WITH RECURSIVE "/tmp/a.parquet" AS (SELECT * FROM "/tmp/a.parquet") SELECT * FROM "/tmp/a.parquet"',
     "SELECT * FROM (WITH duckdb_views AS (SELECT 1) FROM duckdb_views), duckdb_views",
     "DESCRIBE read_csv('/etc/passwd')",
     "SUMMARIZE SELECT * FROM read_csv('/etc/passwd')",

@@ -73,6 +73,8 @@ def formatted(instants: pl.Expr, pattern: str | None, zone: str) -> pl.Expr:
 
 
 def granularity_of(period: str, origin: Any, zone: str) -> Granularity:
+    if origin == "":
+        origin = None
     if isinstance(origin, str):
         origin = parse_instant(origin, zone)
     return checked(Granularity(parse_period(period), zone, origin))

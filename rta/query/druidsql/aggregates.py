@@ -59,9 +59,10 @@ def filtered(translator: Translator, node: exp.Expr) -> Typed:
 
 def aggregate(translator: Translator, word: str, nodes: Sequence[exp.Expr], where: exp.Expr | None) -> Typed:
     """Raises InvalidQueryError for arguments that the function does not take."""
-    if translator.in_aggregate:
+    inside, windowed = translator.in_aggregate, translator.windowed
+    if inside and not windowed:
         raise InvalidQueryError("Aggregate expressions cannot be nested", f"compute {word} in a subquery")
-    translator.in_aggregate = True
+    translator.in_aggregate, translator.windowed = True, windowed and not inside
     try:
         condition = "" if where is None else translator.condition(where)
         distinct = len(nodes) > 0 and isinstance(nodes[0], exp.Distinct)
@@ -69,7 +70,7 @@ def aggregate(translator: Translator, word: str, nodes: Sequence[exp.Expr], wher
             nodes = [*nodes[0].expressions, *nodes[1:]]
         return AGGREGATES[word](Call(word, nodes, distinct, condition, translator))
     finally:
-        translator.in_aggregate = False
+        translator.in_aggregate, translator.windowed = inside, windowed
 
 
 def _count(call: Call) -> Typed:

@@ -17,13 +17,14 @@ _TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The keys that are honoured. `timeout_ms` 0 is none."""
+    """The keys that are honoured. `timeout_ms` 0 is none; `outer_limit` is how many of the rows are sent."""
 
     zone: str = "UTC"
     approximate_distinct: bool = True
     stringify_arrays: bool = True
     finalize_sketches: bool = False
     timeout_ms: int | None = None
+    outer_limit: int | None = None
     query_id: str | None = None
 
 
@@ -40,7 +41,8 @@ def read_context(document: Mapping[str, Any]) -> Context:
         approximate_distinct=_truth(document, "useApproximateCountDistinct", default=True),
         stringify_arrays=_truth(document, "sqlStringifyArrays", default=True),
         finalize_sketches=_truth(document, "sqlFinalizeOuterSketches", default=False),
-        timeout_ms=_milliseconds(document.get("timeout")),
+        timeout_ms=_whole(document, "timeout", "a number of milliseconds"),
+        outer_limit=_whole(document, "sqlOuterLimit", "a number of rows"),
         query_id=identifier,
     )
 
@@ -55,10 +57,11 @@ def _truth(document: Mapping[str, Any], key: str, *, default: bool) -> bool:
     return found
 
 
-def _milliseconds(value: Any) -> int | None:
+def _whole(document: Mapping[str, Any], key: str, wanted: str) -> int | None:
+    value = document.get(key)
     if value is None:
         return None
     text = str(value).strip()
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise InvalidQueryError(f"context 'timeout' is {value!r}", "use a number of milliseconds")
+        raise InvalidQueryError(f"context '{key}' is {value!r}", f"use {wanted}")
     return int(text)

@@ -71,6 +71,8 @@ class Translator:
         self.names: dict[str, Typed] = {}
         self.exploded: dict[str, Typed] = {}
         self.in_aggregate = False
+        # An aggregate with OVER is about groups: its argument may be an aggregate of their rows.
+        self.windowed = False
 
     @property
     def zone(self) -> str:

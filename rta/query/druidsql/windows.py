@@ -29,7 +29,9 @@ def window(translator: Translator, node: exp.Window) -> Typed:
     function = inner.this if isinstance(inner, exp.Filter) else inner
     word = str(function.this).upper() if isinstance(function, exp.Anonymous) else ""
     if word in AGGREGATES:
+        translator.windowed = True
         value = translator.translate(inner)
+        translator.windowed = False
     elif word in _RANKS:
         counted(word, function.expressions, 0, 0)
         value = Typed(f"{word.lower()}()", _RANKS[word])

@@ -37,6 +37,7 @@ _FORBIDDEN: tuple[type[exp.Expr], ...] = (
     *(exp.Transaction, exp.Commit, exp.Rollback, exp.Lock, exp.Cache, exp.Uncache, exp.Refresh, exp.Analyze),
 )
 _SHOWN = ("TABLES",)
+_MARKS = (TokenType.PLACEHOLDER, TokenType.QDCOLON)
 
 # It says on the log what it falls back on; here that is refused.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
@@ -196,12 +197,13 @@ def _function_name(node: exp.Func) -> str:
 def _numbered(text: str) -> str:
     """The text with `?` numbered from the left, as `$1`, `$2`: so that everybody counts them alike."""
     tokens = sqlglot.tokenize(text, dialect=DIALECT)
-    marks = [t for t in tokens if t.token_type is TokenType.PLACEHOLDER and t.text == "?"]
+    # `?::` is one token of the reader's: a parameter and the cast behind it.
+    marks = [t for t in tokens if t.text in ("?", "?::") and t.token_type in _MARKS]
     if marks and any(t.token_type is TokenType.PARAMETER for t in tokens):
         raise InvalidQueryError("the query has parameters of both kinds, '?' and '$1'", "use one kind")
     pieces, at = [], 0
     for number, token in enumerate(marks, 1):
-        pieces += [text[at : token.start], f"${number}"]
+        pieces += [text[at : token.start], f"${number}{token.text[1:]}"]
         at = token.end + 1
     return "".join(pieces) + text[at:]
 

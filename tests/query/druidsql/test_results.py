@@ -287,6 +287,8 @@ def test_windows() -> None:
         "SELECT word, RANK() OVER (ORDER BY size DESC), LAG(word, 1) OVER (ORDER BY __time) FROM tagged WHERE size > 0"
     )
     assert sorted(rows(ranks), key=lambda r: r[1]) == [[None, 1, "x"], ["x", 2, None]]
+    (found,) = rows("SELECT SUM(COUNT(*)) OVER (), COUNT(*) FROM tagged WHERE word = 'x' GROUP BY word")
+    assert found[0] == found[1]
 
 
 def test_the_zone_of_the_query_moves_literals_steps_and_what_is_shown() -> None:
