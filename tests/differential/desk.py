@@ -9,6 +9,7 @@ from typing import Any
 
 from rta.config import LimitSettings, Settings
 from rta.serve.druid_service import DruidService
+from rta.serve.druid_sql import DruidSqlService
 from rta.serve.scan import ScanPool
 from rta.serve.service import QueryService
 from rta.serve.sql import SqlService
@@ -22,6 +23,7 @@ class Desk:
     def __init__(self, world: World, scans: ScanPool) -> None:
         self.queries = QueryService(world, world, FileCache(64 << 20), scans, PATIENT, world.store)
         self.statements = SqlService(world, world, scans, PATIENT, world.store, self.queries)
+        self.druid_sql = DruidSqlService(self.statements, world, world, PATIENT)
         self.druid = DruidService(world, world, scans, PATIENT, world.store, self.queries)
 
     async def query(self, document: dict[str, Any]) -> dict[str, Any]:
@@ -34,6 +36,10 @@ class Desk:
 
     async def native(self, document: dict[str, Any]) -> list[dict[str, Any]]:
         reply = await self.druid.answer(document, "differential")
+        return list(json.loads(reply.body))
+
+    async def druid_statement(self, text: str) -> list[list[Any]]:
+        reply = await self.druid_sql.answer({"query": text, "resultFormat": "array"})
         return list(json.loads(reply.body))
 
 
