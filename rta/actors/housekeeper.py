@@ -124,7 +124,7 @@ class Housekeeper:
         projection = DeltaProjection(self._store, folder, datasource)
         plan = MaintenancePlan(grace_ms=self._grace_ms)
         maintenance = Maintenance(self._store, datasource, projection, self._ownership.generation, plan)
-        audit = Audit(self._store, datasource)
+        audit = Audit(self._store, datasource, self._ownership.generation)
         fills = Fills(self._store, datasource, self._ownership.generation)
         return _House(datasource, manifests, projection, maintenance, audit, fills)
 

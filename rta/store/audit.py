@@ -69,10 +69,18 @@ class AuditState(msgspec.Struct):
 
 
 class Audit:
-    """Counts one datasource. One per thread, by the coordinator."""
+    """Counts one datasource. One per thread, by the coordinator.
 
-    def __init__(self, store: ObjectStore, datasource: Datasource) -> None:
+    Args:
+        generation: The coordinator's. Each writes down what it counted under its own, and who reads takes what reaches furthest:
+            one that stood still and goes on for a moment must not put its older count in the place of its successor's, whose
+            files are compacted by then.
+    """
+
+    def __init__(self, store: ObjectStore, datasource: Datasource, generation: int = 0) -> None:
         self._store = store
+        self._generation = generation
+        self._alone = False
         self._datasource = datasource
         self._folder = datasource.folder
         self._keeps_raw = datasource.retention.events_ms is not None
@@ -129,8 +137,13 @@ class Audit:
     def _write_down(self, state: AuditState) -> None:
         """What can't be written down is counted again: nothing may be compacted that a successor has to count."""
         self._state = None
-        self._store.put(layout.document(self._folder, "audit"), msgspec.json.encode(state))
+        self._store.put(layout.audit(self._folder, self._generation), msgspec.json.encode(state))
         self._state = state
+        if not self._alone:
+            for key in _written(self._store, self._folder):
+                if key < layout.audit(self._folder, self._generation):
+                    self._store.delete(key)
+            self._alone = True
 
     def _audit(self, state: AuditState, before: Manifest | None, manifest: Manifest) -> None:
         found = self._count(manifest) if state.counted else {}
@@ -173,14 +186,25 @@ class Audit:
 
 
 def read_audit(store: ObjectStore, datasource: Datasource) -> AuditState:
-    """What the audit last wrote down; whoever holds it may change it. Raises CorruptFileError."""
-    key = layout.document(datasource.folder, "audit")
-    try:
-        return msgspec.json.decode(store.get(key), type=AuditState)
-    except NotFoundError:
-        return AuditState(counted=datasource.retention.events_ms is not None)
-    except msgspec.DecodeError as error:
-        raise CorruptFileError(f"reading '{key}': {error}", "restore it from a backup") from error
+    """What reaches furthest of what was written down; whoever holds it may change it. Raises CorruptFileError."""
+    found: list[AuditState] = []
+    keys = _written(store, datasource.folder)
+    for key in [*keys, layout.document(datasource.folder, "audit")]:
+        try:
+            found.append(msgspec.json.decode(store.get(key), type=AuditState))
+        except NotFoundError:
+            continue  # a newer coordinator has put its own in the place of it
+        except msgspec.DecodeError as error:
+            raise CorruptFileError(f"reading '{key}': {error}", "restore it from a backup") from error
+    if keys and not found:
+        return read_audit(store, datasource)
+    nothing = AuditState(counted=datasource.retention.events_ms is not None)
+    return max(found, key=lambda state: state.through, default=nothing)
+
+
+def _written(store: ObjectStore, folder: str) -> list[str]:
+    """One document of each coordinator that has counted lately."""
+    return [info.key for info in store.list(layout.audits(folder))]
 
 
 def _empty(entry: PartitionEntry) -> PartitionEntry:

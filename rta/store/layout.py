@@ -10,7 +10,8 @@
     <folder>/state/<file>  <folder>/runs/<file>
     <folder>/archive/<block>.json.zst         contents of old manifests
     <folder>/fills/<table>.json               what filling a rollup from history takes
-    <folder>/audit.json  sweep.json  projection.json  expired.json  jobs/<id>.json
+    <folder>/audit/<generation>.json          what a coordinator has counted; what reaches furthest holds
+    <folder>/sweep.json  projection.json  expired.json  jobs/<id>.json
 
 Files that an aggregator writes are named `<actor>-<generation>-<epoch>-<k>.<ending>`; compaction's begin with
 `compact-` and those that fill a rollup with `fill-`, which no actor may be called.
@@ -121,6 +122,15 @@ def fill(folder: str, table: str) -> str:
     return f"{folder}/fills/{table}.json"
 
 
+def audit(folder: str, generation: int) -> str:
+    """What the coordinator of this generation has counted."""
+    return f"{audits(folder)}/{generation:020d}.json"
+
+
+def audits(folder: str) -> str:
+    return f"{folder}/audit"
+
+
 def document(folder: str, name: str) -> str:
-    """A small document of the datasource that is no chain: audit, sweep, projection, expired."""
+    """A small document of the datasource that is no chain: sweep, projection, expired; audit, where an older version wrote it."""
     return f"{folder}/{name}.json"

@@ -217,3 +217,20 @@ def test_an_audit_that_could_not_be_written_down_is_made_again(world: World) -> 
     audit.advance(world.manifests, world.newest.number)
     state = read_audit(world.store, world.datasource)
     assert (state.through, state.committed, state.lost, state.duplicated) == (3, 15, 0, 0)
+
+
+def test_an_older_count_of_a_predecessor_takes_nothing_back(world: World) -> None:
+    """It stood still in front of its write, and goes on for a moment while its successor is at work."""
+    world.epochs(2, rows=10)
+    stalled, successor = (Audit(world.store, world.datasource, generation) for generation in (3, 4))
+    stalled.advance(world.manifests, world.newest.number)
+    world.epochs(3, rows=10)
+    successor.advance(world.manifests, world.newest.number)
+    stalled._write_down(stalled.state)
+    assert stalled.through < world.newest.number
+    assert read_audit(world.store, world.datasource).through == world.newest.number
+    third = Audit(world.store, world.datasource, 5)
+    assert third.through == world.newest.number
+    world.epochs(1, rows=10)
+    third.advance(world.manifests, world.newest.number)
+    assert [info.key for info in world.store.list(layout.audits(world.folder))] == [layout.audit(world.folder, 5)]
