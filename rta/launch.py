@@ -279,7 +279,7 @@ def _compile_kernels() -> None:
     marker = cache / f"compiled-{_kernel_stamp()}"
     if marker.exists():
         return
-    say("rta: compiling kernels, once per installation (about 30 s)")
+    say("rta: compiling kernels, once per installation (a minute or two)")
     done = subprocess.run([sys.executable, "-m", "rta.actors.kernels"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise UnavailableError(f"compiling kernels failed: {done.stderr[-500:]}", "is the installation complete?")
